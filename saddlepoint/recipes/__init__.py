@@ -1,0 +1,131 @@
+"""Recipes: the settings and presets of every system, without torch, so that help, list and dry-run answer at once.
+
+`SYSTEMS` is the one table of the library: system name -> where its recipe and its game live.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from saddlepoint.errors import UserError, unknown
+from saddlepoint.recipes.base import ImageRecipe, Recipe, to_json
+
+if TYPE_CHECKING:
+    from saddlepoint.data.catalog import Facts
+
+__all__ = ["SYSTEMS", "Entry", "from_json", "presets", "recipe", "resolve", "summary", "systems", "to_json", "with_overrides"]
+
+
+class Entry(NamedTuple):
+    """Where a system lives: its torch-free recipe module (with PRESETS and SUMMARY) and the class of its game."""
+
+    recipes: str
+    game: str
+
+
+SYSTEMS: dict[str, Entry] = {
+    "gan": Entry("saddlepoint.recipes.gan", "saddlepoint.systems.gan:GAN"),
+    "dcgan": Entry("saddlepoint.recipes.dcgan", "saddlepoint.systems.dcgan:DCGAN"),
+    "wgan": Entry("saddlepoint.recipes.wgan", "saddlepoint.systems.wgan:WGAN"),
+    "wgan-gp": Entry("saddlepoint.recipes.wgan_gp", "saddlepoint.systems.wgan_gp:WGANGP"),
+}
+
+
+def _module(system: str) -> Any:
+    if system not in SYSTEMS:
+        raise unknown("system", system, SYSTEMS)
+    return importlib.import_module(SYSTEMS[system].recipes)
+
+
+def systems() -> list[str]:
+    """Names of all systems."""
+    return list(SYSTEMS)
+
+
+def presets(system: str) -> list[str]:
+    """Names of a system's presets, the default first."""
+    return list(_module(system).PRESETS)
+
+
+def summary(system: str) -> str:
+    """One line: what the system is."""
+    text: str = _module(system).SUMMARY
+    return text
+
+
+def recipe(system: str, preset: str = "", **overrides: Any) -> Recipe:
+    """A preset with some values replaced.
+
+    Nested values are named with a dot or given as a mapping: `recipe("dcgan", **{"d.lr": 1e-4})`, `recipe("dcgan", d={"lr": 1e-4})`.
+    An unknown system, preset or name is an error that says the nearest valid one.
+    """
+    table = _module(system).PRESETS
+    name = preset or next(iter(table))
+    if name not in table:
+        raise unknown(f"preset of {system}", name, table)
+    made: Recipe = dataclasses.replace(table[name](), system=system, preset=name)
+    return with_overrides(made, overrides)
+
+
+def with_overrides(recipe: Any, overrides: Mapping[str, Any]) -> Any:
+    """`recipe` with values replaced; names may be dotted paths, values of nested settings mappings."""
+    fields = {f.name: f for f in dataclasses.fields(recipe)}
+    for path, value in overrides.items():
+        name, _, rest = path.partition(".")
+        if name not in fields:
+            raise unknown(f"setting of {getattr(recipe, 'system', '') or type(recipe).__name__}", name, fields)
+        current = getattr(recipe, name)
+        if rest:
+            value = with_overrides(current, {rest: value})
+        elif dataclasses.is_dataclass(current) and isinstance(value, Mapping):
+            value = with_overrides(current, value)
+        else:
+            value = _checked(recipe, name, current, value)
+        recipe = dataclasses.replace(recipe, **{name: value})
+    return recipe
+
+
+def _checked(recipe: Any, name: str, current: Any, value: Any) -> Any:
+    """Give a value the type of the setting, or say what was expected."""
+    hint = typing.get_type_hints(type(recipe)).get(name)
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    if choices:
+        if value not in choices:
+            raise unknown(f"value of {name}", str(value), [str(c) for c in choices])
+        return value
+    if isinstance(current, tuple) and isinstance(value, list | tuple):
+        return tuple(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)  # integer betas, for one, are refused by current optimizers
+    if type(value) is not type(current):
+        raise UserError(f"{name} takes {type(current).__name__}, not {value!r}.")
+    return value
+
+
+def from_json(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that `to_json` wrote. Settings of a newer version are an error that names them."""
+    plain = {k: v for k, v in values.items() if k not in ("system", "preset")}
+    table = _module(values["system"]).PRESETS
+    base = table.get(values["preset"], next(iter(table.values())))()
+    named = dataclasses.replace(base, system=values["system"], preset=values["preset"])
+    result: Recipe = with_overrides(named, plain)
+    return result
+
+
+def resolve(recipe: Recipe, facts: Facts | None) -> Recipe:
+    """Fill in what the data decide: resolution, channels, classes."""
+    if facts is None or not isinstance(recipe, ImageRecipe):
+        return recipe
+    side = recipe.min_resolution
+    while side < max(facts.height, facts.width):
+        side *= 2
+    return dataclasses.replace(
+        recipe,
+        resolution=recipe.resolution or side,
+        channels=recipe.channels or facts.channels,
+        classes=facts.classes,
+    )

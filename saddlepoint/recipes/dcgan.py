@@ -1,0 +1,55 @@
+"""Settings and presets of DCGAN (Radford, Metz, Chintala 2015, arXiv:1511.06434)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from saddlepoint.recipes.base import AdversarialRecipe, Optimizer
+
+SUMMARY = "DCGAN (2015): the first stable convolutional GAN; batch norm in both players"
+
+
+@dataclass(frozen=True)
+class DCGANRecipe(AdversarialRecipe):
+    """Deep convolutional GAN."""
+
+    latent: int = 100
+    """Dimensions of z."""
+    prior: Literal["uniform", "normal"] = "uniform"
+    """z uniform on [-1, 1] (the paper) or standard normal."""
+    width: int = 128
+    """Channels of the layers next to the image (ngf = ndf); doubled with every halving of the resolution."""
+    kernel: int = 5
+    """Side of every convolution's kernel (odd)."""
+    batch_statistics: bool = False
+    """Sample with the batch's own statistics, as the official code does: an image then depends on its neighbours."""
+    draws: Literal["data", "noise"] = "data"
+    """What the generator moves on: an own minibatch, as in the official code, or the discriminator's with new noise."""
+
+
+def paper() -> DCGANRecipe:
+    """64x64 faces and bedrooms: Adam 2e-4 with beta1 0.5, batch 128 (section 4); 25 epochs of 350,000 faces."""
+    adam = Optimizer(lr=2e-4, betas=(0.5, 0.999), weight_decay=1e-5)
+    return DCGANRecipe(
+        resolution=64, channels=3, batch=128, kimg=8750, g=adam, d=adam, ema_half_life_kimg=0, batch_statistics=True
+    )
+
+
+def svhn() -> DCGANRecipe:
+    """The released 32x32 variant: Gaussian z, 64 filters."""
+    adam = Optimizer(lr=5e-4, betas=(0.5, 0.999))
+    return DCGANRecipe(
+        resolution=32, channels=3, width=64, prior="normal", batch=128, kimg=1000, g=adam, d=adam, ema_half_life_kimg=0
+    )
+
+
+def tiny() -> DCGANRecipe:
+    """Minutes on two CPU cores: 32 filters, z of 64, bf16 in NHWC, averaged generator."""
+    adam = Optimizer(lr=2e-4, betas=(0.5, 0.999))
+    return DCGANRecipe(
+        width=32, latent=64, batch=64, kimg=240, g=adam, d=adam, precision="bf16", channels_last=True, draws="noise"
+    )
+
+
+PRESETS = {"tiny": tiny, "paper": paper, "svhn": svhn}
