@@ -1,7 +1,8 @@
 """Several processes as one: started by torchrun, no wrapper modules.
 
 Every process holds the whole game and sees its slice of the global batch. What is averaged (gradients, terms, running
-statistics) is flattened and reduced once per move, so the processes stay equal to rounding and a checkpoint needs one of them.
+statistics) is flattened and reduced once per move, so the processes stay equal to rounding and a checkpoint needs one
+of them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ def stop() -> None:
     """Leave the group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def mean_(tensors: Sequence[Tensor]) -> None:
@@ -102,7 +109,7 @@ class _MeanOverProcesses(torch.autograd.Function):
 
 
 def mean(x: Tensor) -> Tensor:
-    """Differentiable mean over the processes: with it a loss of batch statistics has the big batch's exact gradients."""
+    """Differentiable mean over the processes: a loss of batch statistics then has the big batch's exact gradients."""
     if world_size() == 1:
         return x
     result: Tensor = _MeanOverProcesses.apply(x)

@@ -1,15 +1,16 @@
 """The engine: the loop that plays a game round after round.
 
-    Counters   four integers from which every random number, example and schedule follows; nothing else needs remembering
-    Training   a game with its optimizers, average and counters: `.play()` plays one round, `.state()` and `.load()` save it
-    train      a recipe into a run folder: draw, operator, average, observers
+Counters   four integers from which every random number, example and schedule follows; nothing else needs remembering
+Training   a game with its optimizers, average and counters: `.play()` plays one round, `.state()` and `.load()` save it
+train      a recipe into a run folder: draw, operator, average, observers
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ class Counters:
 
 
 def build_optimizer(settings: Optimizer, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """The optimizer that a recipe describes. Fused where torch has a fused form: same numbers to rounding, faster on CPU too."""
+    """The optimizer that a recipe describes. Fused where torch has a fused form: same numbers to rounding, faster on
+    CPU too.
+    """
     lr, eps, decay = float(settings.lr), float(settings.eps), float(settings.weight_decay)
     if settings.kind in ("adam", "adamw"):
         kind = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
@@ -110,8 +113,9 @@ class EngineTable:
             for optimizer in training.optimizers.values():
                 optimizer.state.clear()
             training.era = self.stage.era
-        for name, values in self.stage.settings.items():
-            for group in training.optimizers[name].param_groups:
+        for name, optimizer in training.optimizers.items():
+            values = {**training.settings[name], **self.stage.settings.get(name, {})}
+            for group in optimizer.param_groups:
                 group.update(values)
         self.pending, self.notes, self.seen = {}, {}, 0
         self.uncounted.clear()
@@ -177,7 +181,12 @@ class EngineTable:
         self, player: str, round: Round, loss: Callable[[Round], Terms] | None = None
     ) -> tuple[Gradients, Terms]:
         mover = self.game.player(player)
+        if mover is self.game.players[0] and round.draw in self.uncounted and not self.on_trial:
+            self.uncounted.discard(round.draw)
+            self.seen += round.total  # also where it sits out: a start at some clock would never come otherwise
         evaluate = loss or partial(self.game.loss, mover)
+        if self.on_trial:
+            round = dataclasses.replace(round, kept=None, notes={})  # a shared forward was made at other weights
         parts = round.split(self.training.recipe.accumulate)
         mean = _Mean(len(parts))
         with self._only(mover), tracking.a_move():
@@ -186,13 +195,12 @@ class EngineTable:
                     terms = evaluate(part)
                 if not terms:
                     return (), {}
-                total = torch.stack([term.float() if term.dtype.itemsize < 4 else term for term in terms.values()]).sum()
+                total = torch.stack(
+                    [term.float() if term.dtype.itemsize < 4 else term for term in terms.values()]
+                ).sum()
                 gradients = torch.autograd.grad(total, mover.parameters, allow_unused=True)
                 mean.add(gradients, terms, ledger)
         gradients, terms, entries = mean.over_processes()
-        if player == self.game.players[0].name and round.draw in self.uncounted and not self.on_trial:
-            self.uncounted.discard(round.draw)
-            self.seen += round.total
         if not self.on_trial:
             self.pending[player] = (entries, round, terms)
         return gradients, terms
@@ -201,9 +209,9 @@ class EngineTable:
         parameters = [p for player in self.game.players for p in player.parameters]
         parts = round.split(self.training.recipe.accumulate)
         mean = _Mean(len(parts))
-        round = dataclasses.replace(round, kept=None)  # cross derivatives must stay
+        round = dataclasses.replace(round, kept=None, notes={})  # cross derivatives must stay
         with self.game.untouched(), tracking.a_move():
-            for part in round.split(self.training.recipe.accumulate):
+            for part in parts:
                 product = torch.zeros((), device=self.training.device)
                 for player in self.game.players:
                     with self._autocast():
@@ -269,7 +277,7 @@ class EngineTable:
 
     def _step(self, mover: Player, gradients: Gradients) -> None:
         for parameter, gradient in zip(mover.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient if gradient is None else _laid_out_like(parameter, gradient)
         self.training.optimizers[mover.name].step()
         for parameter in mover.parameters:
             parameter.grad = None
@@ -280,7 +288,7 @@ class EngineTable:
     def trial(self, gradients: Mapping[str, Gradients]) -> Iterator[None]:
         movers = [self.game.player(name) for name, values in gradients.items() if values]
         weights = [p for mover in movers for p in mover.parameters]
-        saved = torch._foreach_add([p.detach() for p in weights], 0)
+        saved = [p.detach().clone() for p in weights]
         states = {mover.name: _copied(self.training.optimizers[mover.name]) for mover in movers}
         was, self.on_trial = self.on_trial, True
         try:
@@ -295,6 +303,17 @@ class EngineTable:
             for name, state in states.items():
                 self.training.optimizers[name].state.clear()
                 self.training.optimizers[name].state.update(state)
+
+
+def _laid_out_like(parameter: Tensor, values: Tensor) -> Tensor:
+    """The same values in the parameter's memory layout.
+
+    torch's fused optimizers walk raw memory and take equal layouts for granted; `autograd.grad` promises none (unlike
+    `backward`), and a checkpoint holds contiguous tensors. Without this, weights in NHWC get each other's gradients.
+    """
+    if values.stride() == parameter.stride() or values.shape != parameter.shape:
+        return values
+    return torch.empty_like(parameter, dtype=values.dtype, requires_grad=False).copy_(values)
 
 
 def _copied(optimizer: torch.optim.Optimizer) -> dict[Any, Any]:
@@ -322,9 +341,13 @@ class _Mean:
         if not self.gradients:
             self.gradients, self.terms, self.entries = scaled, values, statistics
             return
-        self.gradients = [b if a is None else a if b is None else a + b for a, b in zip(self.gradients, scaled, strict=True)]
+        self.gradients = [
+            b if a is None else a if b is None else a + b for a, b in zip(self.gradients, scaled, strict=True)
+        ]
         self.terms = {name: self.terms[name] + value for name, value in values.items()}
-        self.entries = [a._replace(statistic=a.statistic + b.statistic) for a, b in zip(self.entries, statistics, strict=True)]
+        self.entries = [
+            a._replace(statistic=a.statistic + b.statistic) for a, b in zip(self.entries, statistics, strict=True)
+        ]
 
     def over_processes(self) -> tuple[list[Tensor | None], Terms, list[tracking.Tracked]]:
         if distributed.world_size() > 1:
@@ -350,6 +373,7 @@ class Training:
         distributed.broadcast_([t.detach() for t in (*game.parameters(), *game.buffers())])
         settings = recipe.optimizers()
         self.optimizers = {p.name: build_optimizer(settings[p.name], p.parameters) for p in game.players}
+        self.settings = {name: dict(optimizer.defaults) for name, optimizer in self.optimizers.items()}
         self.average = Average(game, recipe.ema_half_life_kimg * 1000, recipe.ema_ramp)
         self.counters = Counters()
         self.era = game.stage(0).era
@@ -381,12 +405,13 @@ class Training:
         self.game.load_state_dict(part("game"))
         self.average.load(part("average"))
         self.memory.clear()
-        self.memory.update(part("memory"))
+        self.memory.update({k: v.clone() for k, v in part("memory").items()})
         for name, optimizer in self.optimizers.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             states: dict[int, dict[str, Tensor]] = {}
             for key, tensor in part(f"optimizer/{name}").items():
                 index, _, field = key.partition("/")
-                states.setdefault(int(index), {})[field] = tensor
+                states.setdefault(int(index), {})[field] = _laid_out_like(parameters[int(index)], tensor.clone())
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
         self.counters = Counters(**values["counters"])
         self.era = values["era"]
@@ -396,6 +421,49 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix + "/"): v for k, v in tensors.items() if k.startswith(prefix + "/")}
 
 
-def dumps(report: Report) -> str:
-    """A report as JSON, for people who play rounds by hand."""
-    return json.dumps({player: {k: float(v) for k, v in terms.items()} for player, terms in report.items()})
+class Observer(Protocol):
+    """Something that watches a training: the log, the progress line, sample grids, checkpoints."""
+
+    def __call__(self, training: Training, report: Report) -> None:
+        """After every round."""
+
+    def finish(self, training: Training) -> None:
+        """Once, after the last round (also after an interrupt, not after an error)."""
+
+
+def fit(training: Training, goal: int, observers: Sequence[Observer]) -> bool:
+    """Play until `goal` images have been seen. Returns False if an interrupt (Ctrl-C, SIGTERM) ended it earlier."""
+    with interruptible() as interrupted:
+        while training.counters.clock < goal:
+            report = training.play()
+            for observer in observers:
+                observer(training, report)
+            if distributed.any_true(interrupted()):
+                break
+        for observer in observers:
+            observer.finish(training)
+    return training.counters.clock >= goal
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag, so that a round ends whole; a second one ends at once."""
+    received: list[int] = []
+
+    def receive(signum: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {s: signal.signal(s, receive) for s in signals}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def due(clock: int, images: int, every: float) -> bool:
+    """Did the last `images` images carry the clock over a multiple of `every`?"""
+    return every > 0 and int(clock // every) > int((clock - images) // every)

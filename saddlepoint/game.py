@@ -1,14 +1,15 @@
 """The one idea of this library: everything is a game.
 
-A *game* has named players; each player has parameters and a loss. A *round* is one frozen draw of everything random. Given a
-round, a loss is a deterministic function of the weights, so the vector field v = (-grad of each player's loss with respect
-to its own parameters) is well defined, and training, analysis and resuming all speak of the same function.
+A *game* has named players; each player has parameters and a loss. A *round* is one frozen draw of everything random.
+Given a round, a loss is a deterministic function of the weights, so the vector field v = (-grad of each player's loss
+with respect to its own parameters) is well defined, and training, analysis and resuming all speak of the same function.
 
-    Round    what is random: images, labels, latents, masks          Player   name, parameters, loss: Round -> named terms
-    Stage    what the schedule says at this moment                   Game     the players in their order of play
+    Round    what is random: images, labels, latents, masks      Player   name, parameters, loss: Round -> named terms
+    Stage    what the schedule says at this moment               Game     the players in their order of play
 
-Three rules keep this exact and fast. A loss contains no detach, no no_grad, no backward and no step: gradients are asked for
-one player's parameters only. Everything is computed before anything is written. A loss reads like its formula.
+Three rules keep this exact and fast. A loss contains no detach, no no_grad, no backward and no step: gradients are
+asked for one player's parameters only. Everything is computed before anything is written. A loss reads like its
+formula.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from torch import Tensor, nn
 
 from saddlepoint import tracking
 from saddlepoint.errors import UserError, unknown
+from saddlepoint.facade import also_callable
+
+also_callable(__name__, "saddlepoint.api:game")
 
 Terms = dict[str, Tensor]
 Draw = Literal["data", "noise", "same"]
@@ -35,8 +39,9 @@ Draw = Literal["data", "noise", "same"]
 class Stage:
     """What the schedule says at one moment of the clock. A pure function of the clock, so nothing of it is ever saved.
 
-    batch, resolution: None leaves the recipe's. fade: weight of the newest resolution, 0 to 1. settings: *absolute* optimizer
-    values per player, e.g. {"generator": {"lr": 1e-4}}. era: an integer that grows where the optimizers start afresh.
+    batch, resolution: None leaves the recipe's. fade: weight of the newest resolution, 0 to 1. settings: *absolute*
+    optimizer values per player, e.g. {"generator": {"lr": 1e-4}}. era: an integer that grows where the optimizers start
+    afresh.
     """
 
     batch: int | None = None
@@ -49,7 +54,8 @@ class Stage:
 class Move(NamedTuple):
     """One move of an alternating schedule: who moves, on what draw, and which terms (None: all of its loss).
 
-    draw: "data" takes new examples and new numbers, "noise" new numbers on the same examples, "same" the very same round.
+    draw: "data" takes new examples and new numbers, "noise" new numbers on the same examples, "same" the very same
+    round.
     """
 
     player: str
@@ -74,9 +80,10 @@ def keyed_generator(device: torch.device, *key: object) -> torch.Generator:
 class Round:
     """One frozen draw of everything random, or the part of it that one micro-batch or one process sees.
 
-    Numbers are keyed by (seed, draw, name) and drawn for the *global* batch of `total` samples, then sliced to the `size`
-    samples that begin at `first`. Micro-batches, processes and a resumed run therefore see what one uninterrupted
-    process would see. `step` counts rounds played (lazy terms are due by it), `clock` counts images seen (schedules).
+    Numbers are keyed by (seed, draw, name) and drawn for the *global* batch of `total` samples, then sliced to the
+    `size` samples that begin at `first`. Micro-batches, processes and a resumed run therefore see what one
+    uninterrupted process would see. `step` counts rounds played (lazy terms are due by it), `clock` counts images seen
+    (schedules).
     """
 
     batch: Mapping[str, Tensor]
@@ -127,7 +134,7 @@ class Round:
         return self._drawn(kind, name, (self.total, *shape), fill)[self.first : self.first + self.size]
 
     def _drawn(self, kind: str, name: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
-        key = (kind, name, shape, self.dtype)
+        key = (self.seed, self.draw, kind, name, shape, self.dtype)
         if key in self.numbers:
             return self.numbers[key]
         generator = keyed_generator(self.device, self.seed, self.draw, name)
@@ -160,10 +167,12 @@ class Round:
         self.notes.setdefault(name, []).append(value.detach())
 
     def keep(self, name: str, fn: Callable[[], Any]) -> Any:
-        """A forward pass that two players share: the first to move computes it, a later one receives the values, detached.
+        """A forward pass that two players share: the first to move computes it, a later one receives the values,
+        detached.
 
-        With the generator first this is also fidelity: the discriminator then judges the fake that was made *before* the
-        generator's step, as published code does. Off under analysis and look-ahead, where cross derivatives must stay.
+        With the generator first this is also fidelity: the discriminator then judges the fake that was made *before*
+        the generator's step, as published code does. Off under analysis and look-ahead, where cross derivatives must
+        stay.
         """
         if self.kept is None:
             return fn()
@@ -202,9 +211,11 @@ def _detached(value: Any) -> Any:
 class Player:
     """A named player: the modules it owns and the loss that it minimises.
 
-    loss: Round -> {term name: scalar}, each *already weighted*; their sum in this order is what the player minimises, the names
-    are what is logged. An empty dict says that the player sits this round out (unlike a zero loss, which lets Adam coast).
-    project: called after every step of the player, e.g. weight clipping. steps: moves per round in the default order of play.
+    loss: Round -> {term name: scalar}, each *already weighted*; their sum in this order is what the player minimises,
+    the names are what is logged. An empty dict says that the player sits this round out (unlike a zero loss, which lets
+    Adam coast).
+    project: called after every step of the player, e.g. weight clipping. steps: moves per round in the default order of
+    play.
     """
 
     def __init__(
@@ -232,8 +243,9 @@ class Player:
 class Game(nn.Module):
     """Players in their order of play, with all state in buffers. Subclasses set `players` at the end of `__init__`.
 
-    averaged: names of submodules whose running average is what users sample from. couples: what in the losses ties the samples
-    of a batch together ("batch-norm", "minibatch-stddev", ...); only an empty set promises that micro-batches equal the batch.
+    averaged: names of submodules whose running average is what users sample from. couples: what in the losses ties the
+    samples of a batch together ("batch-norm", "minibatch-stddev", ...); only an empty set promises that micro-batches
+    equal the batch.
     """
 
     averaged: tuple[str, ...] = ()
@@ -261,12 +273,17 @@ class Game(nn.Module):
         return Stage()
 
     def moves(self, step: int) -> Sequence[Move]:
-        """The alternating order of play in round `step`: players in turn, the first on new data, later ones on new noise."""
+        """The alternating order of play in round `step`: players in turn, the first on new data, later ones on new
+        noise.
+        """
         return [
             Move(player.name, "data" if position == 0 else "noise")
             for position, player in enumerate(self.players)
             for _ in range(player.steps)
         ]
+
+    def prepare(self, images: Tensor) -> None:
+        """Called once, before the first round, with up to a thousand real images (e.g. to fit an output bias)."""
 
     def sample(self, n: int, seed: int = 0, **controls: Any) -> Tensor:
         """n samples, a pure function of the weights and the seed. Images: float in [-1, 1], [n, C, H, W]."""
@@ -282,7 +299,9 @@ class Game(nn.Module):
         step: int = 0,
         clock: int = 0,
     ) -> Round:
-        """A round for analysis, on the game's device and precision. Without examples `size` says how many samples to draw."""
+        """A round for analysis, on the game's device and precision. Without examples `size` says how many samples to
+        draw.
+        """
         reference = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
         given = {
             name: t.to(reference.device, reference.dtype if t.is_floating_point() else None)

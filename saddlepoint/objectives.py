@@ -1,8 +1,9 @@
-"""Adversarial objectives: pure functions of the discriminator's logits, one value per sample, differentiable to any order.
+"""Adversarial objectives: pure functions of the discriminator's logits, one value per sample, differentiable to any
+order.
 
-Convention: a high logit means "real". With s the sigmoid, -log s(t) = softplus(-t) and -log(1 - s(t)) = softplus(t); both are
-evaluated in that form, so no logarithm of zero can occur. Every function takes logits of any shape [N, ...] and returns the
-same shape in at least float32; the caller averages. Both players *minimise* what is returned.
+Convention: a high logit means "real". With s the sigmoid, -log s(t) = softplus(-t) and -log(1 - s(t)) = softplus(t);
+both are evaluated in that form, so no logarithm of zero can occur. Every function takes logits of any shape [N, ...]
+and returns the same shape in at least float32; the caller averages. Both players *minimise* what is returned.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class Objective(NamedTuple):
-    """A pair of losses. discriminator(real, fake) and generator(fake, real): logits [N, ...] -> loss per sample [N, ...].
+    """A pair of losses. discriminator(real, fake) and generator(fake, real): logits [N, ...] -> loss per sample [N,
+    ...].
 
     Most generators ignore `real`; the relativistic one needs it.
     """
@@ -46,7 +48,9 @@ def minimax_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
 
 
 def nonsaturating_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
-    """-log s(fake), section 3: same fixed points, derivative -(1 - s(t)), which tends to -1 where the fake is recognised."""
+    """-log s(fake), section 3: same fixed points, derivative -(1 - s(t)): tends to -1 where the fake is
+    recognised.
+    """
     return F.softplus(-at_least_float32(fake))
 
 
@@ -91,12 +95,12 @@ def relativistic_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
     return F.softplus(at_least_float32(real) - at_least_float32(fake))
 
 
-# ---- the general form of Nagarajan and Kolter 2017 (arXiv:1706.04156) and Mescheder et al. 2018 (arXiv:1801.04406), eq. 1
+# ---- general form: Nagarajan and Kolter 2017 (arXiv:1706.04156) and Mescheder et al. 2018 (arXiv:1801.04406), eq. 1
 def general(f: Callable[[Tensor], Tensor], name: str = "general") -> Objective:
     """The zero-sum game with value E f(D(x)) + E f(-D(G(z))): the discriminator maximises it, the generator minimises.
 
-    f(t) = -log(1 + exp(-t)) gives minimax, f(t) = t Wasserstein. The papers print it for -D ("high means fake"); only the
-    name of the two sides differs.
+    f(t) = -log(1 + exp(-t)) gives minimax, f(t) = t Wasserstein. The papers print it for -D ("high means fake"); only
+    the name of the two sides differs.
     """
 
     def discriminator(real: Tensor, fake: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Operators F_h: how one round of play changes the weights. Every operator trains every game.
 
-With xi_p the gradient of player p's loss with respect to its own weights, the vector field that training follows is v = -xi.
-An operator sees the game only through a *table*: it draws rounds, measures gradients (means over micro-batches and processes),
-and writes. Everything that depends on the old weights is measured before anything is written.
+With xi_p the gradient of player p's loss with respect to its own weights, the vector field that training follows is v =
+-xi. An operator sees the game only through a *table*: it draws rounds, measures gradients (means over micro-batches and
+processes), and writes. Everything that depends on the old weights is measured before anything is written.
 
     simultaneous    every player moves on the same weights              F_h(w) = w + h v(w)
     alternating     one player after the other, k moves each            the schedule of moves is data: Game.moves(step)
@@ -28,16 +28,22 @@ Report = dict[str, Terms]
 
 
 class Table(Protocol):
-    """The engine's door for operators. `step` counts rounds played; `memory` is what an operator remembers (checkpointed)."""
+    """The engine's door for operators. `step` counts rounds played; `memory` is what an operator remembers
+    (checkpointed).
+    """
 
     step: int
     memory: dict[str, Tensor]
 
     def draw(self, kind: Draw = "data", last: Round | None = None) -> Round:
-        """A round: "data" on new examples, "noise" on the examples of `last` with new numbers, "same" is `last` itself."""
+        """A round: "data" on new examples, "noise" on the examples of `last` with new numbers, "same" `last` itself."""
 
-    def measure(self, player: str, round: Round, loss: Callable[[Round], Terms] | None = None) -> tuple[Gradients, Terms]:
-        """Mean gradient of the player's loss over micro-batches and processes, and its terms. `loss` overrides the game's."""
+    def measure(
+        self, player: str, round: Round, loss: Callable[[Round], Terms] | None = None
+    ) -> tuple[Gradients, Terms]:
+        """Mean gradient of the player's loss over micro-batches and processes, and its terms. `loss` overrides the
+        game's.
+        """
 
     def vjp(self, round: Round, vectors: Mapping[str, Gradients]) -> dict[str, Gradients]:
         """J^T u with J the Jacobian of the gradient field xi: for u = xi it is the gradient of 1/2 |xi|^2."""
@@ -53,7 +59,9 @@ Operator = Callable[[Game, Table], Report]
 
 
 def simultaneous(game: Game, table: Table) -> Report:
-    """All players move at once: v is measured at one point, then written. Mescheder et al. 2017 (arXiv:1705.10461), alg. 1."""
+    """All players move at once: v is measured at one point, then written. Mescheder et al. 2017 (arXiv:1705.10461),
+    alg. 1.
+    """
     round = table.draw("data")
     measured = {player.name: table.measure(player.name, round) for player in game.players}
     for name, (gradients, _) in measured.items():
@@ -62,7 +70,9 @@ def simultaneous(game: Game, table: Table) -> Report:
 
 
 def alternating(game: Game, table: Table) -> Report:
-    """Players move in turn, each seeing what the one before did: Goodfellow et al. 2014, algorithm 1, and most GANs since."""
+    """Players move in turn, each seeing what the one before did: Goodfellow et al. 2014, algorithm 1, and most GANs
+    since.
+    """
     report: Report = {}
     round: Round | None = None
     for move in game.moves(table.step):
@@ -75,10 +85,11 @@ def alternating(game: Game, table: Table) -> Report:
 
 
 def extragradient(game: Game, table: Table) -> Report:
-    """Korpelevich 1976; Gidel et al. 2019 (arXiv:1802.10551): the gradients at the extrapolated point move the old weights.
+    """Korpelevich 1976; Gidel et al. 2019 (arXiv:1802.10551): the gradients at the extrapolated point move the old
+    weights.
 
-    With Adam both half-steps use the same moments, and these advance once a round: the look-ahead's are thrown away. (The
-    published ExtraAdam advances them in both half-steps.)
+    With Adam both half-steps use the same moments, and these advance once a round: the look-ahead's are thrown away.
+    (The published ExtraAdam advances them in both half-steps.)
     """
     round = table.draw("data")
     ahead = {player.name: table.measure(player.name, round) for player in game.players}
@@ -92,14 +103,16 @@ def extragradient(game: Game, table: Table) -> Report:
 def consensus(game: Game, table: Table, gamma: float = 10.0) -> Report:
     """Every player also descends on gamma/2 |xi|^2. Mescheder et al. 2017 (arXiv:1705.10461), algorithm 2.
 
-    The gradient of 1/2 |xi|^2 is J^T xi with xi the *mean* field, so it is exact under micro-batches and processes (the mean
-    of per-part penalties is not). On noisy rounds it stays biased: E|xi|^2 is not |E xi|^2 (section 6 of the paper).
+    The gradient of 1/2 |xi|^2 is J^T xi with xi the *mean* field, so it is exact under micro-batches and processes (the
+    mean of per-part penalties is not). On noisy rounds it stays biased: E|xi|^2 is not |E xi|^2 (section 6 of the
+    paper).
     """
     round = table.draw("data")
     measured = {player.name: table.measure(player.name, round) for player in game.players}
     pull = table.vjp(round, {name: gradients for name, (gradients, _) in measured.items()})
     for name, (gradients, _) in measured.items():
-        table.write(name, added(gradients, pull[name], gamma))
+        if gradients:  # one that sits out is not pulled either
+            table.write(name, added(gradients, pull[name], gamma))
     return {name: terms for name, (_, terms) in measured.items()}
 
 

@@ -1,8 +1,8 @@
 """Values that run along with training: batch statistics, average latents, controllers.
 
-A layer in training mode does not write its running values. It *tracks* them: the engine collects what was tracked during
-one player's evaluation, averages it over micro-batches and processes, and commits it once, together with the step of the
-weights. Evaluated anywhere else (analysis, look-ahead, sampling) a loss therefore leaves no trace.
+A layer in training mode does not write its running values. It *tracks* them: the engine collects what was tracked
+during one player's evaluation, averages it over micro-batches and processes, and commits it once, together with the
+step of the weights. Evaluated anywhere else (analysis, look-ahead, sampling) a loss therefore leaves no trace.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ledger: ContextVar[list[Tracked] | None] = ContextVar("ledger", default=None)
 
 
 def track(buffer: Tensor, statistic: Tensor, rate: float) -> None:
-    """Ask for `buffer <- (1 - rate) buffer + rate statistic` at the end of this move. Outside a move: nothing happens."""
+    """Ask for `buffer <- (1 - rate) buffer + rate statistic` at the end of this move. Elsewhere nothing happens."""
     ledger = _ledger.get()
     if ledger is not None:
         ledger.append(Tracked(buffer, statistic.detach(), rate))
@@ -38,7 +38,9 @@ _moving: ContextVar[bool] = ContextVar("moving", default=False)
 
 
 def in_a_move() -> bool:
-    """True where the engine measures a move: every process evaluates the same loss, so layers may talk across processes."""
+    """True where the engine measures a move: every process evaluates the same loss, so layers may talk across
+    processes.
+    """
     return _moving.get()
 
 
@@ -54,7 +56,7 @@ def a_move() -> Iterator[None]:
 
 @contextmanager
 def collecting() -> Iterator[list[Tracked]]:
-    """Collect what is tracked inside; the list fills in the order of the calls, equal for every micro-batch and rank."""
+    """Collect what is tracked inside; the list fills in the order of the calls, equal for each micro-batch and rank."""
     ledger: list[Tracked] = []
     token = _ledger.set(ledger)
     try:

@@ -1,0 +1,249 @@
+"""The short functions that people call, and that the command calls: game, train, resume, load."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saddlepoint import recipes
+from saddlepoint.errors import UserError, unknown
+from saddlepoint.recipes.base import ImageRecipe, Recipe
+from saddlepoint.runs import CheckpointError, Run, create
+
+if TYPE_CHECKING:
+    import torch
+
+    from saddlepoint.engine import Observer, Source, Training
+    from saddlepoint.game import Game
+
+
+def load(path: str | Path) -> Run:
+    """Open a run folder: `.sample(n, seed)`, `.game`, `.recipe`, `.log()`. Weights are read when they are asked for."""
+    return Run(path)
+
+
+def game(
+    system: str, preset: str = "", *, data: str = "", device: torch.device | str = "cpu", **overrides: Any
+) -> Game:
+    """An untrained game. `data` decides resolution, channels and classes where the recipe leaves them open."""
+    from saddlepoint.systems import build
+
+    return build(prepared(recipes.recipe(system, preset, **overrides), data), device)
+
+
+def prepared(recipe: Recipe, data: str = "") -> Recipe:
+    """The recipe with its data named and everything that the data decide filled in. Imports no torch."""
+    recipe = dataclasses.replace(recipe, data=data or recipe.data)
+    if not recipe.data:
+        return recipe
+    from saddlepoint.data import describe
+
+    return recipes.resolve(recipe, describe(recipe.data))
+
+
+def train(
+    recipe: Recipe | str,
+    data: str = "",
+    out: str | Path | None = None,
+    *,
+    kimg: float | None = None,
+    seed: int | None = None,
+    device: torch.device | str = "auto",
+    overwrite: bool = False,
+    progress: bool = True,
+    tensorboard: bool = False,
+    observers: Sequence[Observer] = (),
+    **overrides: Any,
+) -> Run:
+    """Train a recipe (or a system's default preset) on data, into a run folder; returns the run.
+
+    kimg: length in thousands of images. seed: of everything random. out: the run folder (default: runs/SYSTEM-DATA,
+    numbered). Ctrl-C writes a checkpoint; `resume` goes on from it. Raises UserError for bad input, NonFiniteError for
+    a failed round.
+    """
+    recipe = recipes.recipe(recipe) if isinstance(recipe, str) else recipe
+    chosen = {"kimg": kimg, "seed": seed} | overrides
+    recipe = recipes.with_overrides(recipe, {k: v for k, v in chosen.items() if v is not None})
+    recipe = prepared(recipe, data or recipe.data or default_data(recipe)).with_intervals()
+    with _session(device) as place:
+        from saddlepoint import distributed
+
+        training = _training(recipe, place)
+        run = _created(out, recipe, overwrite) if distributed.rank() == 0 else None
+        return _fit(run, training, recipe, progress, tensorboard, observers, _named(out, recipe))
+
+
+def resume(
+    path: str | Path,
+    *,
+    kimg: float | None = None,
+    device: torch.device | str = "auto",
+    progress: bool = True,
+    tensorboard: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Run:
+    """Go on with a run from its newest whole checkpoint, bit for bit on the CPU that it was made on.
+
+    kimg: the new *total* length; without it the run goes on to the length it was started with.
+    """
+    from saddlepoint.runs import write_json
+
+    run = Run(path)
+    recipe = run.recipe if kimg is None else dataclasses.replace(run.recipe, kimg=float(kimg))
+    if recipe.kimg * 1000 <= run.clock:
+        raise UserError(
+            f"{run.path} has seen {run.clock / 1000:g} kimg already; --kimg is the total length: give more than that."
+        )
+    with _session(device) as place:
+        from saddlepoint import distributed
+
+        training = _training(recipe, place)
+        try:
+            _, tensors, values = run.latest()
+            training.load(tensors, values)
+        except CheckpointError:
+            if run.checkpoints():
+                raise
+            print(f"{run.path} has no checkpoint yet: starting from the beginning.", file=sys.stderr)
+        if distributed.rank() == 0 and recipe != run.recipe:
+            write_json(run.path / "recipe.json", recipes.to_json(recipe))
+        return _fit(run, training, recipe, progress, tensorboard, observers, run.path)
+
+
+def default_data(recipe: Recipe) -> str:
+    """The embedded default set for recipes that train on images; nothing for games that need no data."""
+    return "digits" if isinstance(recipe, ImageRecipe) else ""
+
+
+# ---- the parts
+def _training(recipe: Recipe, device: torch.device) -> Training:
+    from saddlepoint.engine import Training
+    from saddlepoint.systems import build
+
+    source = _source(recipe)
+    made = build(recipe)
+    training = Training(made, recipe, source, device=device)
+    if source is not None:
+        images = source(0, 1000, 0, 1000).get("image")
+        if images is not None:
+            made.prepare(images)
+    return training
+
+
+def _source(recipe: Recipe) -> Source | None:
+    if not recipe.data:
+        return None
+    from saddlepoint.data import Stream, open_set
+
+    if not isinstance(recipe, ImageRecipe):
+        raise UserError(f"{recipe.system} trains on images only when its recipe does; got data {recipe.data!r}.")
+    images = open_set(recipe.data, resolution=recipe.resolution, channels=recipe.channels, fit=recipe.fit)
+    return Stream(images, seed=recipe.seed, mirror=recipe.mirror)
+
+
+def _fit(
+    run: Run | None,
+    training: Training,
+    recipe: Recipe,
+    progress: bool,
+    tensorboard: bool,
+    extra: Sequence[Observer],
+    path: Path,
+) -> Run:
+    from saddlepoint import distributed
+    from saddlepoint.engine import NonFiniteError, fit
+    from saddlepoint.failures import write_failure
+    from saddlepoint.observers import Checkpoints, Log, Progress, Samples, TensorBoard
+
+    goal = round(recipe.kimg * 1000)
+    bar = None
+    watching: list[Observer] = []
+    if run is not None and distributed.rank() == 0:
+        bar = Progress(goal, training.counters.clock) if progress else None
+        board = TensorBoard(run.path / "tensorboard") if tensorboard else None
+        echoes = [item.echo for item in (bar, board) if item is not None]
+        checkpoints = Checkpoints(run, recipe.checkpoint_kimg * 1000, recipe.keep_checkpoints)
+        samples = Samples(run, recipe.samples_kimg * 1000)
+        log = Log(run, recipe.log_kimg * 1000, training, lambda line: [echo(line) for echo in echoes] and None)
+        if training.counters.clock == 0:
+            samples.write(training)
+        watching = [log, samples, checkpoints, *([bar] if bar else [])]
+    try:
+        finished = fit(training, goal, [*watching, *extra])
+    except NonFiniteError as error:
+        if run is not None and distributed.rank() == 0:
+            folder = write_failure(run, training.game, error)
+            error.add_note(
+                f"The round is saved in {folder}: saddlepoint.load({str(run.path)!r}).failure() brings it back."
+            )
+            error.add_note(f"The last good checkpoint is {run.clock / 1000:g} kimg.")
+        raise
+    finally:
+        if bar is not None:
+            bar.close()
+    distributed.barrier()
+    if run is not None and distributed.rank() == 0:
+        from saddlepoint.report import write_report
+
+        write_report(run)
+        if not finished:
+            print(f"stopped at {run.clock / 1000:g} kimg. Go on with: saddlepoint resume {run.path}", file=sys.stderr)
+    return Run(path)
+
+
+def _named(out: str | Path | None, recipe: Recipe) -> Path:
+    """The run folder: as given, or the first free runs/SYSTEM-DATA-N."""
+    if out is not None:
+        return Path(out)
+    stem = "-".join(filter(None, [recipe.system, Path(recipe.data).stem.replace(":", "-")]))
+    number = 0
+    while (path := Path("runs") / f"{stem}-{number:03d}").exists():
+        number += 1
+    return path
+
+
+def _created(out: str | Path | None, recipe: Recipe, overwrite: bool) -> Run:
+    command = (
+        shlex.join(["saddlepoint", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("saddlepoint", "__main__") else ""
+    )
+    return create(_named(out, recipe), recipe, overwrite=overwrite, command=command)
+
+
+@contextmanager
+def _session(device: torch.device | str) -> Iterator[torch.device]:
+    """Choose the device and join the processes that torchrun started; leave them at the end."""
+    from saddlepoint import distributed
+
+    joined = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    place = distributed.start(choose_device(device))
+    try:
+        yield place
+    finally:
+        if joined:
+            distributed.stop()
+
+
+def choose_device(device: torch.device | str = "auto") -> torch.device:
+    """cuda, then mps, then cpu for "auto"; an unavailable device is an error that names the available ones."""
+    import torch
+
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    if str(device) == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if d in available))
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise unknown("device", str(device), ["auto", *available]) from None
+    if place.type not in (*available, "meta"):
+        raise UserError(f"device {str(device)!r} is not available here; available: {', '.join(available)}.")
+    return place

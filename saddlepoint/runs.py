@@ -1,0 +1,273 @@
+"""Run folders: what a training leaves behind, and what it goes on from.
+
+    runs/NAME/
+      recipe.json         every setting                     environment.json   versions, threads, machine, command
+      log.jsonl           one line a tick: the record       samples/*.png      grids on fixed seeds
+      checkpoints/CLOCK/  state.json and safetensors        report.html        everything at a glance, self-contained
+
+A checkpoint is safetensors plus JSON, no pickle. It is written under a temporary name, flushed to the disk and renamed,
+so a folder under checkpoints/ is whole or it is not there; its checksums tell if the disk disagreed later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saddlepoint import recipes
+from saddlepoint.errors import UserError, nearest
+from saddlepoint.recipes.base import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saddlepoint.game import Game, Round
+
+FORMAT = 1
+GROUPS = ("game", "average", "optimizer", "memory")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read. The message names the file and what is wrong with it."""
+
+
+# ---- writing without leaving anything half-written
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the disk's errors into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}. What was there before is intact.") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, flush, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _explained(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_bytes(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename inside this folder survive a power cut (not every file system lets a folder be opened)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ---- checkpoints
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
+    """Write `folder` (a path under checkpoints/) with one safetensors file per group and state.json."""
+    from safetensors.torch import save
+
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with _explained(folder):
+        try:
+            temporary.mkdir(parents=True)
+            files = {}
+            for group in GROUPS:
+                part = {k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(group + "/")}
+                if part:
+                    content = save({k: v.detach().cpu().contiguous().clone() for k, v in part.items()})
+                    write_bytes(temporary / f"{group}.safetensors", content)
+                    files[f"{group}.safetensors"] = hashlib.blake2b(content, digest_size=16).hexdigest()
+            write_json(temporary / "state.json", {"format": FORMAT, "files": files, **values})
+            _sync(temporary)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.replace(folder)
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def read_checkpoint(folder: Path, groups: tuple[str, ...] = GROUPS) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors ("group/name") and values of a checkpoint, its checksums verified."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        values = json.loads((folder / "state.json").read_text())
+        files = values.pop("files")
+    except (OSError, json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"checkpoint {folder} has no readable state.json ({error}).") from error
+    if values.pop("format", None) != FORMAT:
+        raise CheckpointError(f"checkpoint {folder} is of another format than {FORMAT}.")
+    tensors: dict[str, Tensor] = {}
+    for name, digest in files.items():
+        group = name.removesuffix(".safetensors")
+        if group not in groups:
+            continue
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder} lacks {name} ({error.strerror}).") from error
+        if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
+            raise CheckpointError(f"{folder / name} is damaged: its checksum does not match ({len(content):,} bytes).")
+        try:
+            tensors |= {f"{group}/{k}": v for k, v in load(content).items()}
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder / name} is not a safetensors file ({error}).") from error
+    return tensors, values
+
+
+# ---- a run
+class Run:
+    """A run folder: `.recipe`, `.sample(n, seed)`, `.game`, `.log()`, `.checkpoints()`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "recipe.json").is_file():
+            raise _no_run(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.recipe.system}, {self.clock / 1000:g} kimg)"
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return recipes.from_json(json.loads((self.path / "recipe.json").read_text()))
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        file = self.path / "environment.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl; a line cut off by a power cut is passed over."""
+        file = self.path / "log.jsonl"
+        lines = []
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint folders, oldest first."""
+        folder = self.path / "checkpoints"
+        return sorted(p for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+    @property
+    def clock(self) -> int:
+        """Images seen at the latest checkpoint."""
+        found = self.checkpoints()
+        return int(found[-1].name) if found else 0
+
+    def latest(self, groups: tuple[str, ...] = GROUPS) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+        """The newest checkpoint that is whole. A damaged one is named on standard error and passed over."""
+        errors = []
+        for folder in reversed(self.checkpoints()):
+            try:
+                return folder, *read_checkpoint(folder, groups)
+            except CheckpointError as error:
+                print(f"passing over a checkpoint: {error}", file=sys.stderr)
+                errors.append(str(error))
+        raise CheckpointError(f"{self.path} has no whole checkpoint. " + " ".join(errors))
+
+    @cached_property
+    def game(self) -> Game:
+        """The game of the newest whole checkpoint with its averaged weights, in evaluation mode."""
+        return self.game_at(None)
+
+    def game_at(self, checkpoint: Path | None) -> Game:
+        """The averaged game of one checkpoint (None: the newest whole one)."""
+        from saddlepoint.average import load_averaged
+        from saddlepoint.systems import build
+
+        groups = ("game", "average")
+        tensors, _ = self.latest(groups)[1:] if checkpoint is None else read_checkpoint(checkpoint, groups)
+        game = build(self.recipe)
+        game.load_state_dict({k.removeprefix("game/"): v for k, v in tensors.items() if k.startswith("game/")})
+        load_averaged(game, {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
+        return game.eval()
+
+    def sample(self, n: int, seed: int = 0, **controls: Any) -> Tensor:
+        """n samples, a pure function of the checkpoint and the seed. Images: float in [-1, 1], [n, C, H, W]."""
+        return self.game.sample(n, seed, **controls)
+
+    def failure(self) -> tuple[Game, str, Round]:
+        """The round that was not finite: (game, player, round), so that game.loss(player, round) shows it again."""
+        from saddlepoint.failures import read_failure
+
+        return read_failure(self)
+
+
+def _no_run(path: Path) -> UserError:
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, siblings)
+        hint = f" Did you mean {path.parent / near}?" if near else ""
+        return UserError(f"there is no run at {path}.{hint}")
+    return UserError(f"{path} is not a run folder: it has no recipe.json.")
+
+
+def create(path: str | Path, recipe: Recipe, *, overwrite: bool = False, command: str = "") -> Run:
+    """A new run folder. An existing run is kept unless `overwrite`; anything else in the way is never removed."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"cannot make a run at {path}: a file of that name is there.")
+    if (path / "recipe.json").exists():
+        if not overwrite:
+            raise UserError(
+                f"{path} holds a run already: go on with `saddlepoint resume {path}`, choose another --out, "
+                "or replace it with --overwrite."
+            )
+        for name in ("checkpoints", "samples", "failure"):
+            shutil.rmtree(path / name, ignore_errors=True)
+        for name in ("log.jsonl", "report.html", "recipe.json", "environment.json"):
+            (path / name).unlink(missing_ok=True)
+    elif path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty and not a run: choose another --out.")
+    with _explained(path):
+        (path / "samples").mkdir(parents=True, exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=True)
+    write_json(path / "environment.json", environment(command))
+    write_json(path / "recipe.json", recipes.to_json(recipe))
+    return Run(path)
+
+
+def environment(command: str = "") -> dict[str, Any]:
+    """What a reader needs to know about where a run was made."""
+    import numpy
+    import torch
+
+    import saddlepoint
+
+    return {
+        "saddlepoint": saddlepoint.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "command": command,
+    }
