@@ -65,8 +65,8 @@ $(READY): requirements.lock requirements-nodeps.lock pyproject.toml
 	$(PIP) install $(TORCH)
 	$(PIP) install --quiet -r requirements.lock
 	$(PIP) install --quiet --no-deps -r requirements-nodeps.lock
-	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@rm .venv/.incomplete
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 lock: ## resolve the newest versions and rewrite requirements.lock

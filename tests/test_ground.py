@@ -89,6 +89,11 @@ def test_metadata() -> None:
     assert function in names | imported
 
 
+def test_every_folder_of_the_package_is_a_package() -> None:
+    folders = {path.parent for path in (ROOT / "saddlepoint").rglob("*.py")}
+    assert [folder.name for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
 def test_version_is_the_same_everywhere() -> None:
     import saddlepoint
 
@@ -279,6 +284,15 @@ def test_make_starts_over_after_an_interrupted_installation(workshop: Workshop) 
     assert status == 0
     assert asked[0] == "venv"
     assert not (workshop.folder / ".venv" / "leftover").exists()
+
+
+def test_make_keeps_the_environment_when_only_the_package_does_not_build(workshop: Workshop) -> None:
+    status, _, _ = workshop.make(FAKE_FAILS="-e .")
+    assert status != 0
+    assert not (workshop.folder / ".venv" / ".ready").exists()
+    status, asked, _ = workshop.make()
+    assert status == 0
+    assert "venv" not in asked
 
 
 @pytest.mark.parametrize("python", ["", "no-such-python"])
