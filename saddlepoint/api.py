@@ -67,10 +67,10 @@ def train(
     numbered). Ctrl-C writes a checkpoint; `resume` goes on from it. Raises UserError for bad input, NonFiniteError for
     a failed round.
     """
-    recipe = recipes.recipe(recipe) if isinstance(recipe, str) else recipe
+    start = recipes.recipe(recipe) if isinstance(recipe, str) else recipe
     chosen = {"kimg": kimg, "seed": seed} | overrides
-    recipe = recipes.with_overrides(recipe, {k: v for k, v in chosen.items() if v is not None})
-    recipe = prepared(recipe, data or recipe.data or default_data(recipe)).with_intervals()
+    asked: Recipe = recipes.with_overrides(start, {k: v for k, v in chosen.items() if v is not None})
+    recipe = prepared(asked, data or asked.data or default_data(asked)).with_intervals()
     with _session(device) as place:
         from saddlepoint import distributed
 
@@ -170,7 +170,7 @@ def _fit(
         echoes = [item.echo for item in (bar, board) if item is not None]
         checkpoints = Checkpoints(run, recipe.checkpoint_kimg * 1000, recipe.keep_checkpoints)
         samples = Samples(run, recipe.samples_kimg * 1000)
-        log = Log(run, recipe.log_kimg * 1000, training, lambda line: [echo(line) for echo in echoes] and None)
+        log = Log(run, recipe.log_kimg * 1000, training, echoes)
         if training.counters.clock == 0:
             samples.write(training)
         watching = [log, samples, checkpoints, *([bar] if bar else [])]

@@ -1,7 +1,8 @@
 """The running average of a generator's weights, as a twin of the game.
 
-Karras et al. 2018 (arXiv:1710.10196), section 4 of the appendix: samples are drawn from an exponential moving average. The twin
-shares every parameter and buffer that is not averaged, so `twin.sample(...)` just works and the discriminator is not doubled.
+Karras et al. 2018 (arXiv:1710.10196), section 4 of the appendix: samples are drawn from an exponential moving average.
+The twin shares every parameter and buffer that is not averaged, so `twin.sample(...)` just works and the discriminator
+is not doubled.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from saddlepoint.layers.normalisation import BatchNorm
 class Average:
     """Exponential moving average with a half-life in images.
 
-    half_life: images after which an old weight counts half. ramp: early on the half-life is at most ramp * images seen, so that
-    the first random weights are forgotten soon; 0 is no ramp.
+    half_life: images after which an old weight counts half. ramp: early on the half-life is at most ramp * images seen,
+    so that the first random weights are forgotten soon; 0 is no ramp.
     """
 
     def __init__(self, game: Game, half_life: float, ramp: float = 0.0) -> None:
@@ -35,8 +36,8 @@ class Average:
                 shared[id(module)] = module
         self.twin: Game = copy.deepcopy(game, shared) if names else game
         pairs = [(game.get_submodule(n), self.twin.get_submodule(n)) for n in names]
-        self.live_weights = [p for live, _ in pairs for p in live.parameters()]
-        self.weights = [p.requires_grad_(False) for _, twin in pairs for p in twin.parameters()]
+        self.live_weights: list[Tensor] = [p for live, _ in pairs for p in live.parameters()]
+        self.weights: list[Tensor] = [p.requires_grad_(False) for _, twin in pairs for p in twin.parameters()]
         self.buffers = [(a, b) for live, twin in pairs for a, b in zip(live.buffers(), twin.buffers(), strict=True)]
 
     @torch.no_grad()
@@ -87,7 +88,8 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 def settle(game: Game, batches: int = 4, size: int = 128) -> None:
     """Re-estimate the batch statistics of the averaged submodules by sampling: BigGAN's standing statistics.
 
-    Averaged weights see other activations than the live ones whose statistics were tracked. A pure function of the weights.
+    Averaged weights see other activations than the live ones whose statistics were tracked. A pure function of the
+    weights.
     """
     layers = [m for name in game.averaged for m in game.get_submodule(name).modules() if isinstance(m, BatchNorm)]
     layers = [layer for layer in layers if not layer.batch_statistics]

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saddlepoint import distributed, tracking
 from saddlepoint.average import Average
@@ -133,8 +133,7 @@ class EngineTable:
         counters, training = self.training.counters, self.training
         counters.draw += 1
         if kind == "noise" and last is not None:
-            kept = None if last.kept is None else {}
-            return dataclasses.replace(last, draw=counters.draw, terms=None, notes=self.notes, kept=kept, numbers={})
+            return dataclasses.replace(last, draw=counters.draw, terms=None, kept={}, numbers={})
         world, share = distributed.world_size(), self._share()
         first = distributed.rank() * share
         batch: dict[str, Tensor] = {}
@@ -198,7 +197,7 @@ class EngineTable:
                 total = torch.stack(
                     [term.float() if term.dtype.itemsize < 4 else term for term in terms.values()]
                 ).sum()
-                gradients = torch.autograd.grad(total, mover.parameters, allow_unused=True)
+                gradients: Gradients = torch.autograd.grad(total, mover.parameters, allow_unused=True)
                 mean.add(gradients, terms, ledger)
         gradients, terms, entries = mean.over_processes()
         if not self.on_trial:
@@ -287,7 +286,7 @@ class EngineTable:
     @contextmanager
     def trial(self, gradients: Mapping[str, Gradients]) -> Iterator[None]:
         movers = [self.game.player(name) for name, values in gradients.items() if values]
-        weights = [p for mover in movers for p in mover.parameters]
+        weights: list[Tensor] = [p for mover in movers for p in mover.parameters]
         saved = [p.detach().clone() for p in weights]
         states = {mover.name: _copied(self.training.optimizers[mover.name]) for mover in movers}
         was, self.on_trial = self.on_trial, True
@@ -367,13 +366,16 @@ class Training:
         self.device = torch.device(device)
         self.recipe = recipe
         layout = torch.channels_last if recipe.channels_last else torch.preserve_format
-        self.game = game.to(self.device).to(memory_format=layout).train()
+        self.game: Game = game.to(self.device).to(memory_format=layout).train()  # type: ignore[call-overload]
         self.dtype = next((p.dtype for p in game.parameters()), torch.float32)
         self.source = source
         distributed.broadcast_([t.detach() for t in (*game.parameters(), *game.buffers())])
         settings = recipe.optimizers()
         self.optimizers = {p.name: build_optimizer(settings[p.name], p.parameters) for p in game.players}
-        self.settings = {name: dict(optimizer.defaults) for name, optimizer in self.optimizers.items()}
+        self.settings = {  # what a stage without settings returns to
+            name: {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+            for name, optimizer in self.optimizers.items()
+        }
         self.average = Average(game, recipe.ema_half_life_kimg * 1000, recipe.ema_ramp)
         self.counters = Counters()
         self.era = game.stage(0).era

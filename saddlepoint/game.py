@@ -311,9 +311,18 @@ class Game(nn.Module):
         if len(lengths) > 1:
             raise UserError(f"the batch's tensors differ in length: { {k: len(v) for k, v in given.items()} }.")
         n = lengths.pop() if lengths else (size or 1)
-        where = {"device": reference.device, "dtype": reference.dtype}
-        counters = {"seed": seed, "draw": draw, "step": step, "clock": clock, "stage": self.stage(clock)}
-        return Round(given, size=n, total=n, **counters, **where)
+        return Round(
+            given,
+            seed=seed,
+            draw=draw,
+            step=step,
+            clock=clock,
+            stage=self.stage(clock),
+            size=n,
+            total=n,
+            device=reference.device,
+            dtype=reference.dtype,
+        )
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from saddlepoint.errors import unknown
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Promote half precision to float32; leave float32 and float64 alone (a plain .float() would spoil float64 tests)."""
+    """Promote half precision to float32; leave float32 and float64 alone (.float() would spoil float64 tests)."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class Log:
     """
 
     def __init__(
-        self, run: Run, every: float, training: Training, echo: Callable[[dict[str, Any]], None] | None = None
+        self, run: Run, every: float, training: Training, echoes: Sequence[Callable[[dict[str, Any]], None]] = ()
     ):
-        self.path, self.every, self.echo = run.path / "log.jsonl", every, echo
+        self.path, self.every, self.echoes = run.path / "log.jsonl", every, echoes
         clock = training.counters.clock
         lines = [line for line in run.log() if line["clock"] <= clock]
         self.before = float(lines[-1]["seconds"]) if lines else 0.0
@@ -87,8 +87,8 @@ class Log:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror or error}.") from error
-        if self.echo is not None:
-            self.echo(line)
+        for echo in self.echoes:
+            echo(line)
 
     def finish(self, training: Training) -> None:
         if self.means.counts:

@@ -32,8 +32,10 @@ class Table(Protocol):
     (checkpointed).
     """
 
-    step: int
     memory: dict[str, Tensor]
+
+    @property
+    def step(self) -> int: ...
 
     def draw(self, kind: Draw = "data", last: Round | None = None) -> Round:
         """A round: "data" on new examples, "noise" on the examples of `last` with new numbers, "same" `last` itself."""

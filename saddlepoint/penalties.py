@@ -1,7 +1,8 @@
 """Penalties on a discriminator: functions of a function.
 
-`slope(D, x)` differentiates the discriminator with torch.func, so a penalty shares the forward pass with the loss, needs no
-requires_grad on a batch, works on reals, fakes and anything between, and can itself be differentiated to any order.
+`slope(D, x)` differentiates the discriminator with torch.func, so a penalty shares the forward pass with the loss,
+needs no requires_grad on a batch, works on reals, fakes and anything between, and can itself be differentiated to any
+order.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ Critic = Callable[[Tensor], Tensor]
 def slope(critic: Critic, x: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and squared input-gradient norms |grad_x D(x)|^2, [N] each, from one forward pass.
 
-    Where samples do not see each other the gradient of the summed logits is each sample's own; with batch normalisation in the
-    discriminator it is the gradient of the batch, as in every published implementation. Runs in at least float32: under
-    bfloat16 the second derivatives of a penalty lose up to 4 % of their direction, and an own float32 forward keeps 0.2 %.
+    Where samples do not see each other the gradient of the summed logits is each sample's own; with batch normalisation
+    in the discriminator it is the gradient of the batch, as in every published implementation. Runs in at least
+    float32: under bfloat16 the second derivatives of a penalty lose up to 4 % of their direction, and an own float32
+    forward keeps 0.2 %.
     """
 
     def summed(x: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
-        with tracking.collecting() as ledger:  # statistics leave the transformed function as outputs, not as side effects
+        with tracking.collecting() as ledger:  # statistics leave a transformed function as outputs only
             logits = critic(x)
         entries.extend(ledger)
         return logits.sum(), (logits, [entry.statistic for entry in ledger])
@@ -67,12 +69,16 @@ def between(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
 
 
 def perturbed(real: Tensor, noise: Tensor, mix: Tensor, c: float = 0.5) -> Tensor:
-    """DRAGAN's points: towards x + c std(X) u, u uniform per element (Kodali et al. 2017, arXiv:1705.07215, and their code)."""
+    """DRAGAN's points: towards x + c std(X) u, u uniform per element (Kodali et al. 2017, arXiv:1705.07215, and their
+    code).
+    """
     return between(real, real + c * real.std(correction=0) * noise, mix)
 
 
 def clip(parameters: Iterable[Tensor], c: float) -> None:
-    """Project every weight onto [-c, c] in place: WGAN's Lipschitz constraint, a projection *after* a step, never in a loss."""
+    """Project every weight onto [-c, c] in place: WGAN's Lipschitz constraint, a projection *after* a step, never in a
+    loss.
+    """
     with torch.no_grad():
         for parameter in parameters:
             parameter.clamp_(-c, c)
@@ -132,6 +138,6 @@ def judge(
         noise = round.uniform("dragan.noise", *real.shape[1:])
         _, squared = slope(critic, perturbed(real, noise, round.uniform("dragan.mix")))
         terms["dragan"] = weights.dragan * sided(squared).mean()
-    if weights.drift:
+    if weights.drift and round.asks("drift"):
         terms["drift"] = weights.drift * at_least_float32(real_logits).square().mean()
     return Judgement(real_logits, fake_logits, terms)

@@ -17,9 +17,10 @@ from saddlepoint.tracking import in_a_move, track
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the channel axis (Ioffe and Szegedy 2015, arXiv:1502.03167).
 
-    x: [N, C] or [N, C, H, W]. y = weight (x - mean) / sqrt(var + eps) + bias, with the batch's mean and biased variance in training
-    and the running ones in evaluation, unless `batch_statistics` is set (DCGAN's code never keeps population statistics).
-    In a move of several processes the statistics are those of the global batch, with exact gradients.
+    x: [N, C] or [N, C, H, W]. y = weight (x - mean) / sqrt(var + eps) + bias, with the batch's mean and biased variance
+    in training and the running ones in evaluation, unless `batch_statistics` is set (DCGAN's code never keeps
+    population statistics). In a move of several processes the statistics are those of the global batch, with exact
+    gradients.
     """
 
     running_mean: Tensor
@@ -36,15 +37,11 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training or self.batch_statistics):
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if in_a_move() and distributed.world_size() > 1:
             y, mean, var, count = self._across_processes(x)
         else:
-            y, mean, inverse_std = torch.native_batch_norm(
-                x, self.weight, self.bias, None, None, True, 0.0, self.eps
-            )
+            y, mean, inverse_std = torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps)
             var, count = inverse_std.pow(-2) - self.eps, x.numel() // x.shape[1]
         track(self.running_mean, mean, self.momentum)
         track(self.running_var, var * (count / max(count - 1, 1)), self.momentum)  # unbiased, as usual

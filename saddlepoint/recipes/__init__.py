@@ -17,7 +17,18 @@ from saddlepoint.recipes.base import ImageRecipe, Recipe, to_json
 if TYPE_CHECKING:
     from saddlepoint.data.catalog import Facts
 
-__all__ = ["SYSTEMS", "Entry", "from_json", "presets", "recipe", "resolve", "summary", "systems", "to_json", "with_overrides"]
+__all__ = [
+    "SYSTEMS",
+    "Entry",
+    "from_json",
+    "presets",
+    "recipe",
+    "resolve",
+    "summary",
+    "systems",
+    "to_json",
+    "with_overrides",
+]
 
 
 class Entry(NamedTuple):
@@ -60,8 +71,8 @@ def summary(system: str) -> str:
 def recipe(system: str, preset: str = "", **overrides: Any) -> Recipe:
     """A preset with some values replaced.
 
-    Nested values are named with a dot or given as a mapping: `recipe("dcgan", **{"d.lr": 1e-4})`, `recipe("dcgan", d={"lr": 1e-4})`.
-    An unknown system, preset or name is an error that says the nearest valid one.
+    Nested values are named with a dot or given as a mapping: `recipe("dcgan", **{"d.lr": 1e-4})`, `recipe("dcgan",
+    d={"lr": 1e-4})`. An unknown system, preset or name is an error that says the nearest valid one.
     """
     table = _module(system).PRESETS
     name = preset or next(iter(table))
@@ -98,7 +109,12 @@ def _checked(recipe: Any, name: str, current: Any, value: Any) -> Any:
             raise unknown(f"value of {name}", str(value), [str(c) for c in choices])
         return value
     if isinstance(current, tuple) and isinstance(value, list | tuple):
-        return tuple(value)
+        models = current
+        if Ellipsis in typing.get_args(hint):  # any length; the first value says the type
+            models = current[:1] * len(value) or tuple(value)
+        elif len(value) != len(current):
+            raise UserError(f"{name} takes {len(current)} values, not {value!r}.")
+        return tuple(_checked(recipe, name, model, new) for model, new in zip(models, value, strict=True))
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)  # integer betas, for one, are refused by current optimizers
     if type(value) is not type(current):
