@@ -22,17 +22,27 @@ class DCGANRecipe(AdversarialRecipe):
     """Channels of the layers next to the image (ngf = ndf); doubled with every halving of the resolution."""
     kernel: int = 5
     """Side of every convolution's kernel (odd)."""
+    convs: Literal[1, 2] = 1
+    """Convolutions per resolution: 2 adds one of stride 1 to each of stride 2."""
+    conditional: bool = False
+    """Give the class, one-hot, to every layer of both players: the appendix' MNIST networks. Needs labels."""
+    dense: int = 1024
+    """Units of the dense hidden layers of the conditional networks."""
     batch_statistics: bool = False
     """Sample with the batch's own statistics, as the official code does: an image then depends on its neighbours."""
     draws: Literal["data", "noise"] = "data"
     """What the generator moves on: an own minibatch, as in the official code, or the discriminator's with new noise."""
+    hold_kimg: float = 0.0
+    """How long the learning rates stay before they decay."""
+    decay_kimg: float = 0.0
+    """How long they then take to reach 0, linearly; 0 is no decay."""
 
 
 def paper() -> DCGANRecipe:
-    """64x64 faces and bedrooms: Adam 2e-4 with beta1 0.5, batch 128 (section 4); 25 epochs of 350,000 faces."""
+    """64x64 faces and bedrooms (section 4): 25 epochs of 350,000 faces, of which the discriminator sees half."""
     adam = Optimizer(lr=2e-4, betas=(0.5, 0.999), weight_decay=1e-5)
     return DCGANRecipe(
-        resolution=64, channels=3, batch=128, kimg=8750, g=adam, d=adam, ema_half_life_kimg=0, batch_statistics=True
+        resolution=64, channels=3, batch=128, kimg=4375, g=adam, d=adam, ema_half_life_kimg=0, batch_statistics=True
     )
 
 
@@ -44,6 +54,24 @@ def svhn() -> DCGANRecipe:
     )
 
 
+def imagenet() -> DCGANRecipe:
+    """The released 32x32 ImageNet variant whose features classify CIFAR-10: 3x3 kernels, two convolutions a level."""
+    adam = Optimizer(lr=2e-4, betas=(0.5, 0.999))
+    return DCGANRecipe(
+        resolution=32, channels=3, latent=256, kernel=3, convs=2, batch=128, kimg=19000, g=adam, d=adam,
+        ema_half_life_kimg=0, batch_statistics=True,
+    )  # fmt: skip
+
+
+def mnist() -> DCGANRecipe:
+    """Conditional MNIST of the appendix: 100 epochs, then 100 of linear decay, of which d sees half; l2 2.5e-5."""
+    adam = Optimizer(lr=2e-4, betas=(0.5, 0.999), weight_decay=2.5e-5)
+    return DCGANRecipe(
+        resolution=28, channels=1, width=64, conditional=True, batch=128, kimg=5000, hold_kimg=2500, decay_kimg=2500,
+        g=adam, d=adam, ema_half_life_kimg=0, batch_statistics=True,
+    )  # fmt: skip
+
+
 def tiny() -> DCGANRecipe:
     """Minutes on two CPU cores: 32 filters, z of 64, bf16 in NHWC, averaged generator."""
     adam = Optimizer(lr=2e-4, betas=(0.5, 0.999))
@@ -52,4 +80,4 @@ def tiny() -> DCGANRecipe:
     )
 
 
-PRESETS = {"tiny": tiny, "paper": paper, "svhn": svhn}
+PRESETS = {"tiny": tiny, "paper": paper, "svhn": svhn, "imagenet": imagenet, "mnist-conditional": mnist}

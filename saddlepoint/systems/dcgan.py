@@ -1,10 +1,12 @@
-"""DCGAN: Unsupervised Representation Learning with Deep Convolutional GANs (Radford, Metz, Chintala 2015, arXiv:1511.06434).
+"""DCGAN: Unsupervised Representation Learning with Deep Convolutional GANs (Radford et al. 2015, arXiv:1511.06434).
 
 Official code: Newmu/dcgan_code (Theano). Where we differ:
-- the official generator and discriminator each use every other minibatch; here both move in a round, on a minibatch each
-  (draws="data"), which is the same schedule counted in pairs;
-- batch norm keeps running statistics for sampling; batch_statistics=True samples with the batch's own, as the official code;
-- eps of batch norm is 1e-5 (official 1e-8, which float32 variances below 1e-8 cannot use).
+- the official generator and discriminator each use every other minibatch; here both move in a round, on a minibatch
+  each (draws="data"): the same schedule counted in pairs, but with the discriminator first;
+- batch norm keeps running statistics for sampling; batch_statistics=True samples with the batch's own, as officially;
+- eps of batch norm is 1e-5 (official 1e-8, which float32 variances below 1e-8 cannot use);
+- the decay of the conditional variant's learning rate falls with every image, not once per epoch.
+What the paper does with a trained DCGAN (latent arithmetic, features for a classifier) is in `dcgan_uses`.
 """
 
 from __future__ import annotations
@@ -17,75 +19,70 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Move, Player, Round, Terms, keyed_generator
+from saddlepoint.game import Game, Move, Player, Round, Stage, Terms
+from saddlepoint.layers.convolution import UpConv, halvings, normal_initialisation
+from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, in_parts
 from saddlepoint.layers.normalisation import BatchNorm
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
 from saddlepoint.recipes.dcgan import DCGANRecipe
+from saddlepoint.schedules import linear_decay
 
 
-def levels(resolution: int) -> int:
-    """Number of halvings from the image to 4x4; the resolution must be a power of two from 8 on."""
-    if resolution < 8 or resolution & (resolution - 1):
-        lower = 1 << max(3, resolution.bit_length() - 1)
-        raise UserError(f"dcgan needs a resolution that is a power of two from 8 on, not {resolution}; nearest: {lower}.")
-    return resolution.bit_length() - 3
-
-
-class UpConv(nn.Module):
-    """Transposed convolution, stride 2, no bias: [N, C, H, W] -> [N, C', 2H, 2W].
-
-    The usual output_padding has no third derivative, which the spectrum of a penalised game needs; a larger output, cropped, has.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__()
-        self.padding = (kernel - 1) // 2
-        self.weight = nn.Parameter(torch.empty(inputs, outputs, kernel, kernel))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.conv_transpose2d(x, self.weight, stride=2, padding=self.padding - 1)
-        return y[:, :, 1 : 1 + 2 * x.shape[2], 1 : 1 + 2 * x.shape[3]]
+def same_conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Convolution without bias that keeps the resolution, or halves it with stride 2."""
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 class Generator(nn.Module):
-    """z [N, latent] -> image [N, C, R, R] in (-1, 1). Linear to 4x4, then doublings; BN and ReLU between, tanh at the end."""
+    """z [N, latent] -> image [N, C, R, R] in (-1, 1): linear to 4x4, then doublings with BN and ReLU, tanh at the end."""
 
-    def __init__(self, resolution: int, channels: int, latent: int, width: int, kernel: int) -> None:
+    def __init__(self, recipe: DCGANRecipe) -> None:
         super().__init__()
-        self.latent = latent
-        widths = [width * 2**i for i in reversed(range(levels(resolution)))]
+        kernel, doubled = recipe.kernel, recipe.convs == 2
+        widths = [recipe.width * 2**i for i in reversed(range(halvings(recipe.resolution, "dcgan")))]
         self.widest = widths[0]
-        self.project = nn.Linear(latent, self.widest * 16, bias=False)
+        self.project = nn.Linear(recipe.latent, self.widest * 16, bias=False)
         self.norm = BatchNorm(self.widest * 16)  # over all 16 positions separately, as the official code
-        self.ups = nn.ModuleList(UpConv(a, b, kernel) for a, b in itertools.pairwise([*widths, channels]))
-        self.norms = nn.ModuleList(BatchNorm(w) for w in widths[1:])
+        layers: list[nn.Module] = []
+        outputs: list[int] = []
+        for before, after in itertools.pairwise([*widths, recipe.channels]):
+            layers.append(UpConv(before, before if doubled else after, kernel))
+            layers += [same_conv(before, after, kernel)] if doubled else []
+            outputs += [before, after] if doubled else [after]
+        self.layers = nn.ModuleList(layers)
+        self.norms = nn.ModuleList(BatchNorm(n) for n in outputs[:-1])
 
     def forward(self, z: Tensor) -> Tensor:
         x = F.relu(self.norm(self.project(z))).view(-1, self.widest, 4, 4)  # [N, C, 4, 4]
-        for up, norm in zip(self.ups[:-1], self.norms, strict=True):
-            x = F.relu(norm(up(x)))
-        return torch.tanh(self.ups[-1](x))
+        for layer, norm in zip(self.layers[:-1], self.norms, strict=True):
+            x = F.relu(norm(layer(x)))
+        return torch.tanh(self.layers[-1](x))
 
 
 class Discriminator(nn.Module):
-    """Image [N, C, R, R] -> logit [N]. Halvings to 4x4 with BN (not in the first) and leaky ReLU, then one linear unit."""
+    """Image [N, C, R, R] -> logit [N]: halvings to 4x4 with BN (not in the first) and leaky ReLU, one linear unit."""
 
-    def __init__(self, resolution: int, channels: int, width: int, kernel: int) -> None:
+    def __init__(self, recipe: DCGANRecipe) -> None:
         super().__init__()
-        widths = [width * 2**i for i in range(levels(resolution))]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel, stride=2, padding=kernel // 2, bias=False)
-            for a, b in itertools.pairwise([channels, *widths])
-        )
-        self.norms = nn.ModuleList([nn.Identity(), *(BatchNorm(w) for w in widths[1:])])
+        widths = [recipe.width * 2**i for i in range(halvings(recipe.resolution, "dcgan"))]
+        layers: list[nn.Module] = []
+        outputs: list[int] = []
+        for before, after in itertools.pairwise([recipe.channels, *widths]):
+            if recipe.convs == 2:
+                layers.append(same_conv(before, after, recipe.kernel))
+                outputs.append(after)
+            layers.append(same_conv(outputs[-1] if outputs else before, after, recipe.kernel, stride=2))
+            outputs.append(after)
+        self.layers = nn.ModuleList(layers)
+        self.norms = nn.ModuleList([nn.Identity(), *(BatchNorm(n) for n in outputs[1:])])
         self.judge = nn.Linear(widths[-1] * 16, 1, bias=False)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """Outputs of all convolutional layers, [N, C_i, H_i, W_i]."""
         found = []
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.leaky_relu(norm(conv(x)), 0.2)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = F.leaky_relu(norm(layer(x)), 0.2)
             found.append(x)
         return found
 
@@ -94,33 +91,82 @@ class Discriminator(nn.Module):
         return logits
 
     def features(self, x: Tensor, grid: int = 4) -> Tensor:
-        """All layers' activations max-pooled to grid x grid, flattened and joined, [N, sum C_i grid^2] (section 5.1)."""
+        """All layers' activations max-pooled to grid x grid, flattened, joined: [N, sum C_i grid^2] (section 5.1)."""
         return torch.cat([F.adaptive_max_pool2d(a, min(grid, a.shape[-1])).flatten(1) for a in self.activations(x)], 1)
 
 
-@torch.no_grad()
-def initialise(module: nn.Module) -> None:
-    """Weights N(0, 0.02), batch norm gains N(1, 0.02), offsets 0 (section 4)."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | UpConv):
-            layer.weight.normal_(0, 0.02)
-        elif isinstance(layer, BatchNorm) and layer.weight is not None:
-            layer.weight.normal_(1, 0.02)
+# ---- the conditional networks of the appendix: y at every layer, batch norm without gain and offset
+def joined(x: Tensor, y: Tensor) -> Tensor:
+    """The one-hot class [N, K] appended to units [N, C] or, as constant maps, to channels [N, C, H, W]."""
+    return torch.cat([x, y if x.ndim == 2 else y[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
+
+
+class ConditionalGenerator(nn.Module):
+    """(z [N, latent], y [N, K]) -> image in (0, 1): two dense layers to R/4, two doublings, sigmoid."""
+
+    def __init__(self, recipe: DCGANRecipe) -> None:
+        super().__init__()
+        classes, self.side, self.width = recipe.classes, quarter(recipe.resolution), recipe.width
+        maps = 2 * self.width * self.side**2
+        self.first = nn.Linear(recipe.latent + classes, recipe.dense, bias=False)
+        self.second = nn.Linear(recipe.dense + classes, maps, bias=False)
+        self.third = UpConv(2 * self.width + classes, self.width, recipe.kernel)
+        self.output = UpConv(self.width + classes, recipe.channels, recipe.kernel)
+        self.norms = nn.ModuleList(BatchNorm(n, affine=False) for n in (recipe.dense, maps, self.width))
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        h = F.relu(self.norms[0](self.first(joined(z, y))))
+        h = F.relu(self.norms[1](self.second(joined(h, y)))).view(-1, 2 * self.width, self.side, self.side)
+        h = F.relu(self.norms[2](self.third(joined(h, y))))  # [N, width, R/2, R/2]
+        return torch.sigmoid(self.output(joined(h, y)))
+
+
+class ConditionalDiscriminator(nn.Module):
+    """(image in [0, 1], y [N, K]) -> logit [N]: two halvings, one dense layer, one linear unit."""
+
+    def __init__(self, recipe: DCGANRecipe) -> None:
+        super().__init__()
+        classes, width, side = recipe.classes, recipe.width, quarter(recipe.resolution)
+        self.first = same_conv(recipe.channels + classes, width, recipe.kernel, stride=2)
+        self.second = same_conv(width + classes, 2 * width, recipe.kernel, stride=2)
+        self.third = nn.Linear(2 * width * side**2 + classes, recipe.dense, bias=False)
+        self.judge = nn.Linear(recipe.dense + classes, 1, bias=False)
+        self.norms = nn.ModuleList(BatchNorm(n, affine=False) for n in (2 * width, recipe.dense))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = F.leaky_relu(self.first(joined(x, y)), 0.2)
+        h = F.leaky_relu(self.norms[0](self.second(joined(h, y))), 0.2)  # [N, 2 width, R/4, R/4]
+        h = F.leaky_relu(self.norms[1](self.third(joined(h.flatten(1), y))), 0.2)
+        logits: Tensor = self.judge(joined(h, y)).squeeze(1)
+        return logits
+
+
+def quarter(resolution: int) -> int:
+    """A quarter of the resolution, which must be a multiple of 4 from 8 on."""
+    if resolution < 8 or resolution % 4:
+        near = max(8, 4 * round(resolution / 4))
+        raise UserError(
+            f"conditional dcgan needs a resolution that is a multiple of 4, not {resolution}; nearest: {near}."
+        )
+    return resolution // 4
 
 
 class DCGAN(Game):
-    """The discriminator minimises BCE on real and fake (their sum), the generator the non-saturating loss (section 3)."""
+    """The discriminator minimises the sum of BCE on real and fake, the generator the non-saturating loss (section 3)."""
 
     averaged = ("generator",)
     couples = frozenset({"batch-norm"})
 
     def __init__(self, recipe: DCGANRecipe) -> None:
         super().__init__()
+        if recipe.conditional and not recipe.classes:
+            raise UserError("conditional dcgan needs labelled images, and these have no labels; use conditional=False.")
         self.recipe = recipe
         self.objective = objective(recipe.objective)
-        self.generator = Generator(recipe.resolution, recipe.channels, recipe.latent, recipe.width, recipe.kernel)
-        self.discriminator = Discriminator(recipe.resolution, recipe.channels, recipe.width, recipe.kernel)
-        initialise(self)
+        self.prior = Prior(recipe.latent, recipe.prior)
+        self.generator = ConditionalGenerator(recipe) if recipe.conditional else Generator(recipe)
+        self.discriminator = ConditionalDiscriminator(recipe) if recipe.conditional else Discriminator(recipe)
+        normal_initialisation(self)
         for layer in self.generator.modules():
             if isinstance(layer, BatchNorm):
                 layer.batch_statistics = recipe.batch_statistics
@@ -129,36 +175,58 @@ class DCGAN(Game):
             Player("generator", self.generator, self.generator_loss, steps=recipe.g.steps),
         )
 
-    def latent(self, round: Round) -> Tensor:
-        """z [N, latent]: uniform on [-1, 1] or standard normal."""
-        if self.recipe.prior == "normal":
-            return round.normal("z", self.recipe.latent)
-        return 2 * round.uniform("z", self.recipe.latent) - 1
-
-    def discriminator_loss(self, round: Round) -> Terms:
-        fake = self.generator(self.latent(round))
-        judged = judge(self.discriminator, round["image"], fake, round, self.recipe.penalty)
-        return {"gan": self.objective.discriminator(judged.real, judged.fake).mean(), **judged.penalties}
-
-    def generator_loss(self, round: Round) -> Terms:
-        fake = self.discriminator(self.generator(self.latent(round)))
-        real = self.discriminator(round["image"]) if self.objective.uses_real_in_generator else None
-        return {"gan": self.objective.generator(fake, real).mean()}
+    def stage(self, clock: int) -> Stage:
+        decay = linear_decay(clock, self.recipe.hold_kimg, self.recipe.decay_kimg)
+        return Stage(settings={name: {"lr": decay * o.lr} for name, o in self.recipe.optimizers().items()})
 
     def moves(self, step: int) -> list[Move]:
         return [Move(m.player, self.recipe.draws if m.player == "generator" else "data") for m in super().moves(step)]
 
+    def given(self, round: Round) -> tuple[Tensor, ...]:
+        """What both players are told: nothing, or the class as a one-hot row [N, K]; fakes take the reals' classes."""
+        return (self.one_hot(round["label"]),) if self.recipe.conditional else ()
+
+    def one_hot(self, label: Tensor) -> Tensor:
+        return F.one_hot(label, self.recipe.classes).to(dtype_of(self))
+
+    def real(self, round: Round) -> Tensor:
+        """Images as the discriminator sees them: the conditional networks work in [0, 1]."""
+        return (round["image"] + 1) / 2 if self.recipe.conditional else round["image"]
+
+    def discriminator_loss(self, round: Round) -> Terms:
+        y = self.given(round)
+        fake = self.generator(self.prior.of(round), *y)
+        judged = judge(lambda x: self.discriminator(x, *y), self.real(round), fake, round, self.recipe.penalty)
+        return {"gan": self.objective.discriminator(judged.real, judged.fake).mean(), **judged.penalties}
+
+    def generator_loss(self, round: Round) -> Terms:
+        y = self.given(round)
+        fake = self.discriminator(self.generator(self.prior.of(round), *y), *y)
+        real = self.discriminator(self.real(round), *y) if self.objective.uses_real_in_generator else None
+        return {"gan": self.objective.generator(fake, real).mean()}
+
     # ---- use
     def draw_latents(self, n: int, seed: int = 0) -> Tensor:
         """n latents [n, latent] from the prior, a pure function of the seed."""
-        generator = keyed_generator(self.device, "sample", seed)
-        shape = (n, self.recipe.latent)
-        if self.recipe.prior == "normal":
-            return torch.randn(shape, generator=generator, device=self.device)
-        return 2 * torch.rand(shape, generator=generator, device=self.device) - 1
+        return self.prior.draw(n, seed, self.device, dtype_of(self))
 
-    def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 256, **controls: Any) -> Tensor:
-        """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent]."""
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        z: Tensor | None = None,
+        label: int | list[int] | Tensor | None = None,
+        batch: int = 256,
+        **controls: Any,
+    ) -> Tensor:
+        """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent].
+
+        label (conditional): one class for all, one each, or None for the classes in turn.
+        """
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():
-            return torch.cat([self.generator(part) for part in z.split(batch)])
+            if not self.recipe.conditional:
+                return in_parts(self.generator, z, batch=batch)
+            y = self.one_hot(chosen_labels(label, len(z), self.recipe.classes, self.device))
+            return 2 * in_parts(self.generator, z, y, batch=batch) - 1

@@ -1,0 +1,60 @@
+"""Convolutional pieces that several systems share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saddlepoint.errors import UserError
+from saddlepoint.layers.normalisation import BatchNorm
+
+
+def halvings(resolution: int, system: str, smallest: int = 8) -> int:
+    """Number of halvings from the image to 4x4. UserError unless the resolution is a power of two from `smallest` on."""
+    if resolution < smallest or resolution & (resolution - 1):
+        below = 1 << max(smallest.bit_length() - 1, max(resolution, 1).bit_length() - 1)
+        near = below if resolution - below <= 2 * below - resolution else 2 * below
+        raise UserError(
+            f"{system} needs a resolution that is a power of two from {smallest} on, not {resolution}; nearest: {near}."
+        )
+    return resolution.bit_length() - 3
+
+
+class UpConv(nn.Module):
+    """Transposed convolution of stride 2: [N, C, H, W] -> [N, C', 2H, 2W], or cropped to `size` at the lower right.
+
+    The usual output_padding has no third derivative, which the spectrum of a penalised game needs; a larger output,
+    cropped, has. Kernels from 3 on; equal to padding (kernel - 1) // 2 and the output_padding that doubles the size.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.padding = (kernel - 1) // 2
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        nn.init.normal_(self.weight, 0, 0.02)
+
+    def forward(self, x: Tensor, size: int = 0) -> Tensor:
+        height, width = (size, size) if size else (2 * x.shape[2], 2 * x.shape[3])
+        y = F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=self.padding - 1)
+        return y[:, :, 1 : 1 + height, 1 : 1 + width]
+
+
+@torch.no_grad()
+def normal_initialisation(module: nn.Module, std: float = 0.02) -> None:
+    """Weights N(0, std), batch norm gains N(1, std), offsets and biases 0 (Radford et al. 2015, section 4)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | UpConv):
+            layer.weight.normal_(0, std)
+            if layer.bias is not None:
+                layer.bias.zero_()
+        elif isinstance(layer, BatchNorm) and layer.weight is not None:
+            layer.weight.normal_(1, std)
+
+
+@torch.no_grad()
+def fan_uniform_(weight: Tensor, fan_in: float, fan_out: float, gain: float) -> None:
+    """Uniform with standard deviation sqrt(gain / (fan_in + fan_out)): gain 2 is Glorot's, 4 the one before a ReLU."""
+    bound = (3 * gain / (fan_in + fan_out)) ** 0.5
+    weight.uniform_(-bound, bound)

@@ -1,0 +1,66 @@
+"""Latent codes: drawn from a round while training, from a seed while sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from saddlepoint.errors import UserError
+from saddlepoint.game import Game, Round, keyed_generator
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The distribution of z: uniform on [-bound, bound] or standard normal, `size` independent dimensions."""
+
+    size: int
+    kind: Literal["uniform", "normal"] = "normal"
+    bound: float = 1.0
+
+    def of(self, round: Round, name: str = "z") -> Tensor:
+        """z [N, size] from the round's numbers."""
+        if self.kind == "normal":
+            return round.normal(name, self.size)
+        return self.bound * (2 * round.uniform(name, self.size) - 1)
+
+    def draw(self, n: int, seed: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """z [n, size], a pure function of the seed."""
+        generator = keyed_generator(device, "sample", seed)
+        if self.kind == "normal":
+            return torch.randn((n, self.size), generator=generator, device=device).to(dtype)
+        return (self.bound * (2 * torch.rand((n, self.size), generator=generator, device=device) - 1)).to(dtype)
+
+
+def dtype_of(game: Game) -> torch.dtype:
+    """The precision of a game's weights."""
+    return next((p.dtype for p in game.parameters() if p.is_floating_point()), torch.float32)
+
+
+def line(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """`steps` latents on the straight line from start [size] to end [size], both included, [steps, size]."""
+    t = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype).unsqueeze(1)
+    return torch.lerp(start.unsqueeze(0), end.unsqueeze(0), t)
+
+
+def chosen_labels(label: int | list[int] | Tensor | None, n: int, classes: int, device: torch.device) -> Tensor:
+    """Class of each of n samples, int64 [n]: one number for all, one each, or (None) the classes in turn."""
+    if label is None:
+        return torch.arange(n, device=device) % classes
+    found = torch.as_tensor(label, device=device, dtype=torch.int64)
+    found = found.expand(n) if found.ndim == 0 else found
+    if found.shape != (n,):
+        raise UserError(f"label takes one class or {n} of them, not {found.numel()}.")
+    wrong = [int(y) for y in found if not 0 <= int(y) < classes]
+    if wrong:
+        near = 0 if wrong[0] < 0 else classes - 1
+        raise UserError(f"there is no class {wrong[0]}: the classes are 0 to {classes - 1}; nearest: {near}.")
+    return found
+
+
+def in_parts(generate: Callable[..., Tensor], *inputs: Tensor, batch: int = 256) -> Tensor:
+    """generate(*inputs) in parts of at most `batch` samples, so that a large request needs no large memory."""
+    return torch.cat([generate(*part) for part in zip(*(t.split(batch) for t in inputs), strict=True)])
