@@ -42,7 +42,7 @@ format: $(READY) ## let ruff format the code and repair what it safely can
 	$(BIN)/ruff check --fix .
 
 docs: $(READY) ## the documentation, as files to open in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY) ## images per second, against a plain hand-written loop
 	$(BIN)/python benchmarks/training_step.py $(ARGS)

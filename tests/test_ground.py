@@ -234,12 +234,14 @@ class Workshop:
         (folder / "python").write_text(FAKE_PYTHON)
         (folder / "python").chmod(0o755)
 
-    def make(self, python: str = "./python", **environment: str) -> tuple[int, list[str], str]:
+    def make(
+        self, python: str = "./python", target: str = ".venv/.ready", **environment: str
+    ) -> tuple[int, list[str], str]:
         """(exit status, what Python was asked, make's own words)"""
         self.log.write_text("")
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
         done = subprocess.run(
-            ["make", f"PYTHON={python}", ".venv/.ready"],
+            ["make", f"PYTHON={python}", target],
             cwd=self.folder,
             env=clean | {"FAKE_LOG": str(self.log)} | environment,
             capture_output=True,
@@ -309,3 +311,33 @@ def test_make_refuses_an_old_python(workshop: Workshop) -> None:
     assert status != 0
     assert asked == []
     assert "needs Python 3.11 or newer" in words
+
+
+@pytest.mark.parametrize(
+    ("formula", "link", "complaint"),
+    [
+        (r"\frac{1}{2}", "systems/gan.md", ""),
+        (r"\nonsense", "systems/gan.md", r"index.md: the formula '\\nonsense' does not parse"),
+        ("x", "systems/gun.md", "systems/gun.md"),
+    ],
+)
+def test_make_docs_fails_on_a_broken_formula_or_link(
+    workshop: Workshop, hooks: ModuleType, formula: str, link: str, complaint: str
+) -> None:
+    root = workshop.folder
+    for name in ("mkdocs.yml", "docs/gen/hooks.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    for page in hooks.listed(yaml.safe_load((root / "mkdocs.yml").read_text())["nav"]):
+        if not page.endswith("/*"):
+            (root / "docs" / page).parent.mkdir(exist_ok=True)
+            (root / "docs" / page).write_text("# A page\n")
+    (root / "docs" / "index.md").write_text(f"# Home\n\n${formula}$ and [a link]({link})\n")
+    workshop.make()
+    mkdocs = root / ".venv" / "bin" / "mkdocs"
+    mkdocs.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mkdocs "$@"\n')
+    mkdocs.chmod(0o755)
+    status, _, words = workshop.make(target="docs")
+    assert (status != 0) == bool(complaint), words
+    assert complaint in words
+    assert (root / "site" / "systems" / "gan.html").is_file() or complaint
