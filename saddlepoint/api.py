@@ -75,8 +75,16 @@ def train(
         from saddlepoint import distributed
 
         training = _training(recipe, place)
-        run = _created(out, recipe, overwrite) if distributed.rank() == 0 else None
-        return _fit(run, training, recipe, progress, tensorboard, observers, _named(out, recipe))
+        run, problem = None, ""
+        path = Path(distributed.agreed(str(run_folder(out, recipe))))
+        if distributed.rank() == 0:
+            try:
+                run = _created(path, recipe, overwrite)
+            except UserError as error:
+                problem = str(error)
+        if problem := distributed.agreed(problem):  # all processes stop, not only the one that writes
+            raise UserError(problem)
+        return _fit(run, training, recipe, progress, tensorboard, observers, path)
 
 
 def resume(
@@ -197,7 +205,7 @@ def _fit(
     return Run(path)
 
 
-def _named(out: str | Path | None, recipe: Recipe) -> Path:
+def run_folder(out: str | Path | None, recipe: Recipe) -> Path:
     """The run folder: as given, or the first free runs/SYSTEM-DATA-N."""
     if out is not None:
         return Path(out)
@@ -208,11 +216,11 @@ def _named(out: str | Path | None, recipe: Recipe) -> Path:
     return path
 
 
-def _created(out: str | Path | None, recipe: Recipe, overwrite: bool) -> Run:
+def _created(path: Path, recipe: Recipe, overwrite: bool) -> Run:
     command = (
         shlex.join(["saddlepoint", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("saddlepoint", "__main__") else ""
     )
-    return create(_named(out, recipe), recipe, overwrite=overwrite, command=command)
+    return create(path, recipe, overwrite=overwrite, command=command)
 
 
 @contextmanager

@@ -78,6 +78,15 @@ def any_true(flag: bool) -> bool:
     return bool(value.item())
 
 
+def agreed(text: str) -> str:
+    """Process 0's text, on every process."""
+    if world_size() == 1:
+        return text
+    box = [text]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
 def disagreement(tensors: Sequence[Tensor]) -> float:
     """Largest absolute difference of any tensor from process 0's copy: 0 as long as the processes are one."""
     if world_size() == 1 or not tensors:
