@@ -115,7 +115,7 @@ def _checked(recipe: Any, name: str, current: Any, value: Any) -> Any:
         elif len(value) != len(current):
             raise UserError(f"{name} takes {len(current)} values, not {value!r}.")
         return tuple(_checked(recipe, name, model, new) for model, new in zip(models, value, strict=True))
-    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+    if (hint is float or isinstance(current, float)) and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)  # integer betas, for one, are refused by current optimizers
     if type(value) is not type(current):
         raise UserError(f"{name} takes {type(current).__name__}, not {value!r}.")
