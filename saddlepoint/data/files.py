@@ -15,12 +15,14 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import UserError
+from saddlepoint.errors import UserError
+
 from . import pixels
 from .catalog import Facts
-from .pixels import BadImage
+from .pixels import ImageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+HEADER = 1 << 18  # bytes that hold the header of most images, a JPEG's EXIF included
 LARGEST_FILE = 1 << 30  # bytes, unpacked; a zip can promise any number
 Problem = tuple[str, str]  # (file name, what is wrong with it)
 
@@ -32,7 +34,7 @@ def shown(name: str) -> str:
 
 @dataclass
 class Source:
-    """Images that can be read one at a time. `read` gives an image whose pixels may not be decoded yet, or BadImage."""
+    """Images that can be read one at a time; `read` decodes no pixels yet and raises ImageError for a bad file."""
 
     facts: Facts
     names: Sequence[str]
@@ -51,7 +53,7 @@ class Listing:
 
     files: list[str]
     key: str
-    fetch: Callable[[str], bytes]
+    fetch: Callable[[str, int], bytes]  # (name, most bytes; -1 for all, which checks a zip's CRC too)
     doubled: list[str] = field(default_factory=list)
 
     def images(self) -> list[str]:
@@ -82,11 +84,11 @@ def _list_folder(path: Path) -> Listing:
     found.sort()
     digest = hashlib.sha256(repr((str(path.resolve()), found)).encode("utf-8", "backslashreplace")).hexdigest()
 
-    def fetch(name: str) -> bytes:
-        place = path / name
-        if place.stat().st_size > LARGEST_FILE:
-            raise BadImage(f"is larger than {LARGEST_FILE >> 20} MiB")
-        return place.read_bytes()
+    def fetch(name: str, most: int = -1) -> bytes:
+        with (path / name).open("rb") as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                raise ImageError(f"is larger than {LARGEST_FILE >> 20} MiB")
+            return file.read(most)
 
     return Listing([name for name, _, _ in found], digest, fetch)
 
@@ -100,26 +102,25 @@ def _list_zip(path: Path) -> Listing:
     members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
     times = Counter(info.filename for info in archive.infolist())
 
-    def fetch(name: str) -> bytes:
+    def fetch(name: str, most: int = -1) -> bytes:
         if members[name].file_size > LARGEST_FILE:
-            raise BadImage(f"would unpack to more than {LARGEST_FILE >> 20} MiB")
-        return archive.read(name)  # checks the CRC
+            raise ImageError(f"would unpack to more than {LARGEST_FILE >> 20} MiB")
+        with archive.open(name) as file:
+            return file.read(most)
 
-    key = hashlib.sha256(repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns)).encode("utf-8", "backslashreplace"))
-    return Listing(sorted(members), key.hexdigest(), fetch, sorted(n for n, count in times.items() if count > 1))
+    key = repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns))
+    return Listing(sorted(members), key, fetch, sorted(name for name, count in times.items() if count > 1))
 
 
-def _reader(listing: Listing, names: Sequence[str]) -> Callable[[int], Image.Image]:
-    def read(index: int) -> Image.Image:
-        try:
-            data = listing.fetch(names[index])
-        except BadImage:
-            raise
-        except Exception as error:  # zipfile raises a dozen kinds for damaged, encrypted and unknown members
-            raise BadImage(f"cannot be read: {error}") from error
-        return pixels.open_image(data)
-
-    return read
+def _open(listing: Listing, name: str, most: int = -1) -> Image.Image:
+    """One image of a listing, from its first `most` bytes. Raises ImageError."""
+    try:
+        data = listing.fetch(name, most)
+    except ImageError:
+        raise
+    except Exception as error:  # zipfile raises a dozen kinds for damaged, encrypted and unknown members
+        raise ImageError(f"cannot be read: {error}") from error
+    return pixels.open_image(data)
 
 
 def _json(listing: Listing, name: str) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _json(listing: Listing, name: str) -> dict[str, Any]:
     if name not in listing.files:
         return {}
     try:
-        content = json.loads(listing.fetch(name))
+        content = json.loads(listing.fetch(name, -1))
     except Exception as error:
         raise UserError(f"{name!r} beside the images is not readable JSON: {error}.") from error
     if not isinstance(content, dict):
@@ -148,7 +149,9 @@ def _stated_labels(pairs: Any, base: str, names: Sequence[str]) -> tuple[dict[st
     problems: list[Problem] = []
     known = set(names)
     if not isinstance(pairs, list):
-        raise UserError(f"'labels' in dataset.json is a {type(pairs).__name__}; expected a list of [file name, label] or null.")
+        raise UserError(
+            f"'labels' in dataset.json is a {type(pairs).__name__}; expected null or a list of [file, class number]."
+        )
     for pair in pairs:
         good = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
         if not good or type(pair[1]) is not int or pair[1] < 0:
@@ -178,25 +181,28 @@ def _folder_labels(names: Sequence[str], root: str) -> tuple[dict[str, int], tup
     return labels, tuple(shown(name) for name in classes), "sub-folders"
 
 
-def _survey(listing: Listing, names: Sequence[str], all_of_them: bool) -> tuple[tuple[int, int], bool]:
-    """The commonest (height, width), and whether all are grey, from the headers of all images or of the first good one."""
+def _survey(listing: Listing, names: Sequence[str]) -> tuple[tuple[int, int], bool]:
+    """The commonest (height, width) and whether all are grey, from the headers of images; (0, 0) if none is good."""
     sizes: Counter[tuple[int, int]] = Counter()
     grey = True
-    read = _reader(listing, names)
-    for index in range(len(names)):
+    for name in names:
         try:
-            image = read(index)
+            try:
+                image = _open(listing, name, HEADER)
+            except ImageError:  # TIFF and WebP may need more
+                image = _open(listing, name)
             sizes[pixels.size_of(image)] += 1
-        except Exception:  # the loader names it when it reads it
+            grey = grey and pixels.is_grey(image)
+        except ImageError:  # named when the set is read
             continue
-        grey = grey and pixels.is_grey(image)
-        if not all_of_them:
-            break
     return (sizes.most_common(1)[0][0], grey) if sizes else ((0, 0), False)
 
 
-def open_files(path: Path, spec: str, listing: Listing | None = None, *, survey_all: bool = True) -> Source:
-    """A folder or zip as a Source. Raises UserError when it holds no image or its dataset.json is malformed."""
+def open_files(path: Path, spec: str, listing: Listing | None = None, most_headers: int = 0) -> Source:
+    """A folder or zip as a Source. Raises UserError when it holds no image or its dataset.json is malformed.
+
+    The commonest size and the channels come from the headers of all images, or of `most_headers` spread over the set.
+    """
     listing = listing or list_files(path)
     names = listing.images()
     if not names:
@@ -207,7 +213,7 @@ def open_files(path: Path, spec: str, listing: Listing | None = None, *, survey_
     problems: list[Problem] = [(name, "is in the zip more than once; the last counts") for name in listing.doubled]
     label_names: tuple[str, ...] = tuple(map(str, extra.get("label_names") or ()))
     origin = "dataset.json"
-    if stated.get("labels") is not None:
+    if stated.get("labels"):
         labels, wrong = _stated_labels(stated["labels"], base, names)
         problems += wrong + [(name, "has no label in dataset.json") for name in names if name not in labels]
         names = [name for name in names if name in labels]
@@ -215,37 +221,41 @@ def open_files(path: Path, spec: str, listing: Listing | None = None, *, survey_
         labels, origin = {}, "no labels: dataset.json has none"
     else:
         labels, label_names, origin = _folder_labels(names, root)
-    (height, width), grey = _survey(listing, names, survey_all)
+    step = -(-len(names) // most_headers) if most_headers else 1  # rounded up
+    (height, width), grey = _survey(listing, names[::step])
     classes = max(max(labels.values(), default=-1) + 1, len(label_names) if labels else 0)
     facts = Facts(
         name=spec,
         count=len(names),
         height=height,
         width=width,
-        channels=int(extra.get("channels", 1 if grey else 3)),
+        channels=extra["channels"] if extra.get("channels") in (1, 3, 4) else 1 if grey else 3,
         classes=classes,
         label_names=label_names if len(label_names) == classes else tuple(map(str, range(classes))),
         captions=bool(extra.get("captions")),
         licence=str(extra.get("licence", "")),
         attribution=str(extra.get("attribution", "")),
-        origin=str(extra.get("origin", path)),
+        origin=str(extra.get("origin", path.name)),
         labels_from=origin,
     )
     return Source(
         facts,
         names,
-        _reader(listing, names),
+        lambda index: _open(listing, names[index]),
         labels=[labels[name] for name in names] if labels else None,
         captions=_texts(extra, "captions", base, names),
         tags=_texts(extra, "tags", base, names),
         problems=[(shown(name), reason) for name, reason in problems],
-        ignored=dict(Counter(PurePosixPath(n).suffix.lower() or "no suffix" for n in _others(listing, base))),
+        ignored=_ignored(listing, base),
     )
 
 
-def _others(listing: Listing, base: str) -> list[str]:
+def _ignored(listing: Listing, base: str) -> dict[str, int]:
+    """How many files of which suffix are neither images nor ours."""
     ours = {base + name for name in ("dataset.json", "saddlepoint.json", "ATTRIBUTION.txt")}
-    return sorted(set(listing.files) - set(listing.images()) - ours)
+    rest = sorted(set(listing.files) - set(listing.images()) - ours)
+    suffixes = [PurePosixPath(name).suffix.lower() or "no suffix" for name in rest]
+    return dict(Counter(f"hidden {s}" if _hidden(n) else s for n, s in zip(rest, suffixes, strict=True)))
 
 
 def _texts(extra: dict[str, Any], key: str, base: str, names: Sequence[str]) -> list[list[str]] | None:
@@ -254,11 +264,11 @@ def _texts(extra: dict[str, Any], key: str, base: str, names: Sequence[str]) -> 
     if not table:
         return None
     if not isinstance(table, dict):
-        raise UserError(f"{key!r} in saddlepoint.json is a {type(table).__name__}; expected file names and their texts.")
+        raise UserError(f"{key!r} in saddlepoint.json is a {type(table).__name__}; expected texts by file name.")
     found = [table.get(name[len(base) :], []) for name in names]
     return [[str(text)] if isinstance(text, str) else [str(part) for part in text] for text in found]
 
 
 def glance(path: Path, spec: str) -> Facts:
-    """The facts of a folder or zip from its list of files and the header of its first readable image."""
-    return open_files(path, spec, survey_all=False).facts
+    """The facts of a folder or zip from its list of files and the headers of a hundred images."""
+    return open_files(path, spec, most_headers=100).facts

@@ -1,10 +1,11 @@
-"""How images are brought to one shape: the user's options, checked, and what they mean for a given size. Pure Python."""
+"""How images are brought to one shape: the user's options, checked, and what they mean for a given size."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..errors import UserError, unknown
+from saddlepoint.errors import UserError, unknown
+
 from .catalog import Facts
 
 FITS = ("auto", "pad", "resize", "crop", "stretch")
@@ -91,6 +92,8 @@ class Options:
             steps = ["size as stored"]
         elif fit == "pad" and facts.height <= self.height and facts.width <= self.width:
             steps = [f"padded from {facts.height}x{facts.width} to {size}, not resampled"]
+        elif facts.height * self.width == facts.width * self.height:
+            steps = [f"resized from {facts.height}x{facts.width} to {size}, Lanczos filter"]
         else:
             steps = [f"fitted from {facts.height}x{facts.width} to {size} by {fit!r}, Lanczos filter"]
         if self.channels != 4 and (facts.vector or fit in ("pad", "resize")):

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .options import BACKGROUNDS, Options
 
@@ -16,36 +16,38 @@ _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn the image by a quarter
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 
 
-class BadImage(Exception):
+class ImageError(Exception):
     """An image that cannot be used; the message says why, as the end of the sentence "NAME ..."."""
 
 
 def open_image(data: bytes) -> Image.Image:
     """The image in `data`, header only: pixels are decoded when first needed.
 
-    Raises BadImage for anything but an image that Pillow can read and for sizes beyond Pillow's bomb limit
+    Raises ImageError for anything but an image that Pillow can read and for sizes beyond Pillow's bomb limit
     (89 megapixels).
     """
     if not data:
-        raise BadImage("is empty (0 bytes)")
+        raise ImageError("is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
-    except Image.UnidentifiedImageError:
-        raise BadImage("is not an image in a known format") from None
+    except UnidentifiedImageError:
+        raise ImageError("is not an image in a known format") from None
     except Exception as error:  # a decoder fed foreign bytes may raise anything
-        raise BadImage(f"cannot be opened: {error}") from error
+        raise ImageError(f"cannot be opened: {error}") from error
     if image.mode not in _MODES and not image.mode.startswith("I;16"):
-        raise BadImage(f"has mode {image.mode}; expected 8-bit or 16-bit grey, RGB, CMYK, palette, with or without alpha")
+        raise ImageError(f"has mode {image.mode}; expected 8 or 16 bit grey, RGB, RGBA, CMYK or a palette")
     return image
 
 
 def size_of(image: Image.Image) -> tuple[int, int]:
-    """(height, width) once turned upright; decodes nothing."""
-    # For PNG, getexif() would decode the pixels to look for a chunk behind them.
-    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-    turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    """(height, width) once turned upright; decodes nothing. Raises ImageError for damaged EXIF data."""
+    try:  # for PNG, getexif() would decode the pixels to look for a chunk behind them
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception as error:
+        raise ImageError(f"has damaged EXIF data: {error}") from error
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -55,7 +57,7 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """The image upright, with its pixels in one of the modes L, RGB, RGBA. Raises BadImage when the pixels are damaged."""
+    """The image upright, its pixels in mode L, RGB or RGBA. Raises ImageError when the pixels are damaged."""
     try:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
@@ -65,7 +67,7 @@ def decode(image: Image.Image) -> Image.Image:
             return image.convert("RGBA")
         return image.convert("L" if is_grey(image) else "RGB")
     except Exception as error:  # a decoder fed foreign bytes may raise anything
-        raise BadImage(f"cannot be decoded: {error}") from error
+        raise ImageError(f"cannot be decoded: {error}") from error
 
 
 def _fitted(image: Image.Image, options: Options) -> Image.Image:
@@ -81,13 +83,14 @@ def _fitted(image: Image.Image, options: Options) -> Image.Image:
     if fit == "resize" or image.width > options.width or image.height > options.height:
         image = ImageOps.contain(image, size, Image.Resampling.LANCZOS)
     shade = BACKGROUNDS[options.background]
-    canvas = Image.new(image.mode, size, {"L": shade, "RGB": (shade,) * 3, "RGBA": (0, 0, 0, 0)}[image.mode])
+    fill: tuple[int, ...] = (0, 0, 0, 0) if image.mode == "RGBA" else (shade,) * len(image.getbands())
+    canvas = Image.new(image.mode, size, fill)
     canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return canvas
 
 
 def to_pixels(image: Image.Image, options: Options) -> Pixels:
-    """uint8 [C, H, W] of an image, for options that are settled. Raises BadImage when the pixels are damaged."""
+    """uint8 [C, H, W] of an image, for options that are settled. Raises ImageError when the pixels are damaged."""
     image = _fitted(decode(image), options)
     if options.channels == 4:
         pixels = np.asarray(image.convert("RGBA"))
@@ -96,4 +99,4 @@ def to_pixels(image: Image.Image, options: Options) -> Pixels:
             canvas = Image.new("RGBA", image.size, (BACKGROUNDS[options.background],) * 3 + (255,))
             image = Image.alpha_composite(canvas, image)
         pixels = np.asarray(image.convert("L" if options.channels == 1 else "RGB"))
-    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))  # [C, H, W]
+    return np.atleast_3d(pixels).transpose(2, 0, 1).copy()  # [C, H, W]
