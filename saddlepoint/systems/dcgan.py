@@ -35,7 +35,7 @@ def same_conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Con
 
 
 class Generator(nn.Module):
-    """z [N, latent] -> image [N, C, R, R] in (-1, 1): linear to 4x4, then doublings with BN and ReLU, tanh at the end."""
+    """z [N, latent] -> image [N, C, R, R] in (-1, 1): linear to 4x4, doublings with BN and ReLU, tanh."""
 
     def __init__(self, recipe: DCGANRecipe) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def quarter(resolution: int) -> int:
 
 
 class DCGAN(Game):
-    """The discriminator minimises the sum of BCE on real and fake, the generator the non-saturating loss (section 3)."""
+    """The discriminator minimises the sum of BCE on real and fake, the generator the non-saturating loss."""
 
     averaged = ("generator",)
     couples = frozenset({"batch-norm"})

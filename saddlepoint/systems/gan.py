@@ -43,7 +43,7 @@ def contrast_normalised(x: Tensor) -> Tensor:
 
 
 def unfolded_side(resolution: int) -> int:
-    """Side b of the maps that a 5x5 transposed convolution of stride 3 turns into the image: 3 (b - 1) + 5 = resolution."""
+    """Side b of the maps that a 5x5 transposed convolution of stride 3 turns into the image: resolution = 3 b + 2."""
     b = round((resolution - 2) / 3)
     if b < 1 or 3 * b + 2 != resolution:
         raise UserError(
