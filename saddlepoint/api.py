@@ -180,6 +180,7 @@ def _fit(
         samples = Samples(run, recipe.samples_kimg * 1000)
         log = Log(run, recipe.log_kimg * 1000, training, echoes)
         if training.counters.clock == 0:
+            samples.write_real(training)
             samples.write(training)
         watching = [log, samples, checkpoints, *([bar] if bar else [])]
     try:

@@ -114,6 +114,12 @@ class Samples:
         notes = {"saddlepoint": json.dumps({"run": self.run.path.name, "clock": clock, "seed": 0, "n": self.count})}
         pictures.save(samples, self.run.path / "samples" / f"{clock:012d}.png", cell=self.cell, notes=notes)
 
+    def write_real(self, training: Training) -> None:
+        """samples/real.png: as many training examples, for comparison."""
+        examples = {} if training.source is None else training.source(0, self.count, 0, self.count)
+        if "image" in examples:
+            pictures.save(examples["image"], self.run.path / "samples" / "real.png", cell=self.cell)
+
     def finish(self, training: Training) -> None:
         if not (self.run.path / "samples" / f"{training.counters.clock:012d}.png").exists():
             self.write(training)
