@@ -170,7 +170,8 @@ class EngineTable:
         return self.total // distributed.world_size()
 
     def _placed(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.to(self.training.device, non_blocking=True)
+        dtype = self.training.dtype if tensor.is_floating_point() else None
+        tensor = tensor.to(self.training.device, dtype, non_blocking=True)
         if self.training.recipe.channels_last and tensor.ndim == 4:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor
@@ -293,7 +294,7 @@ class EngineTable:
         try:
             for mover in movers:
                 self._step(mover, gradients[mover.name])
-            with self.game.untouched():
+            with self.game.untouched(any_order=False):
                 yield
         finally:
             self.on_trial = was

@@ -14,6 +14,7 @@ formula.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import threading
@@ -325,11 +326,14 @@ class Game(nn.Module):
         )
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
-        """Evaluate inside and find every buffer as it was: for library layers that write while they compute."""
+    def untouched(self, *, any_order: bool = True) -> Iterator[None]:
+        """Evaluate inside and find every buffer as it was: for library layers that write while they compute.
+
+        any_order: layers take the form that has derivatives of every order, where their fast form has not.
+        """
         saved = [(buffer, buffer.clone()) for buffer in self.buffers()]
         try:
-            with tracking.silence():
+            with tracking.silence(), tracking.any_order() if any_order else contextlib.nullcontext():
                 yield
         finally:
             with torch.no_grad():

@@ -54,6 +54,24 @@ def a_move() -> Iterator[None]:
         _moving.reset(token)
 
 
+_any_order: ContextVar[bool] = ContextVar("any_order", default=False)
+
+
+def wants_any_order() -> bool:
+    """True under analysis, where a layer must take the form of itself that has derivatives of every order."""
+    return _any_order.get()
+
+
+@contextmanager
+def any_order() -> Iterator[None]:
+    """Marks an analysis: spectra and penalties on gradients differentiate a loss three times and more."""
+    token = _any_order.set(True)
+    try:
+        yield
+    finally:
+        _any_order.reset(token)
+
+
 @contextmanager
 def collecting() -> Iterator[list[Tracked]]:
     """Collect what is tracked inside; the list fills in the order of the calls, equal for each micro-batch and rank."""

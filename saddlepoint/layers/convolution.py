@@ -26,7 +26,9 @@ class UpConv(nn.Module):
     """Transposed convolution of stride 2: [N, C, H, W] -> [N, C', 2H, 2W], or cropped to `size` at the lower right.
 
     Kernels from 3 on; padding (kernel - 1) // 2 and the output_padding that doubles the size. That output_padding has no
-    third derivative in torch, so under analysis a larger output is cropped instead: same values, a third slower.
+    third derivative in torch, so under analysis a larger output is cropped instead: same values, a third slower. Up to four
+    output channels (images) are made by a dense 3x3 convolution for each of the four sub-pixels, which has all derivatives
+    and takes 0.7 (bf16, NHWC) to 0.9 (fp32) of the time of a transposed convolution that thin.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> None:
@@ -38,12 +40,23 @@ class UpConv(nn.Module):
 
     def forward(self, x: Tensor, size: int = 0) -> Tensor:
         height, width = (size, size) if size else (2 * x.shape[2], 2 * x.shape[3])
+        if self.weight.shape[1] <= 4 and self.weight.shape[-1] <= 5:
+            return self.by_sub_pixels(x)[:, :, :height, :width]
         if tracking.wants_any_order():
             y = F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=self.padding - 1)
             return y[:, :, 1 : 1 + height, 1 : 1 + width]
         missing = 2 + 2 * self.padding - self.weight.shape[-1]  # 1 for odd kernels, 0 for even ones
         y = F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=self.padding, output_padding=missing)
         return y[:, :, :height, :width] if size else y
+
+    def by_sub_pixels(self, x: Tensor) -> Tensor:
+        """out[2m + a] = sum_j x[m - j] w[2j + a + p] for a in {0, 1}: a convolution to 4 C' channels, then a shuffle."""
+        inputs, outputs, kernel, _ = self.weight.shape
+        before = 2 - self.padding
+        w = F.pad(self.weight, (before, 6 - kernel - before) * 2)  # [C, C', 6, 6]
+        w = w.view(inputs, outputs, 3, 2, 3, 2).permute(1, 3, 5, 0, 2, 4).flip(4, 5)  # [C', 2, 2, C, 3, 3]
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        return F.pixel_shuffle(F.conv2d(x, w.reshape(4 * outputs, inputs, 3, 3), bias, padding=1), 2)
 
 
 @torch.no_grad()
