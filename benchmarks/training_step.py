@@ -2,9 +2,10 @@
 
     python benchmarks/training_step.py [--rounds 12] [--repeats 7] [--threads 1] [--json FILE]
 
-The hand-written loop is in the style of the PyTorch DCGAN example: torch's own layers, `zero_grad`, three `backward()` calls,
-two Adam steps, one generator pass a round. Variants run interleaved (A B C ... A B C ...), so that a machine whose speed drifts
-drifts for all of them; what is printed are medians over the repeats, and the median of the ratios taken repeat by repeat.
+The hand-written loop is in the style of the PyTorch DCGAN example: torch's own layers, `zero_grad`, three `backward()`
+calls, two Adam steps, one generator pass a round. Variants run interleaved (A B C ... A B C ...), so that a machine
+whose speed drifts drifts for all of them; what is printed are medians over the repeats, and the median of the ratios
+taken repeat by repeat.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def plain_discriminator(width: int, levels: int, channels: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1, bias=False))
 
 
-def plain_loop(batches: Callable[[], Tensor], batch: int, latent: int, width: int, levels: int, bf16: bool) -> Callable[[], None]:
+def plain_loop(
+    batches: Callable[[], Tensor], batch: int, latent: int, width: int, levels: int, bf16: bool
+) -> Callable[[], None]:
     """One round of the hand-written loop, as a function."""
     G, D = plain_generator(latent, width, levels, 1), plain_discriminator(width, levels, 1)
     if bf16:
@@ -153,7 +156,8 @@ def main() -> None:
         }
         for name, t in times.items()
     ]
-    print(f"DCGAN tiny, {args.resolution}x{args.resolution}, batch {args.batch}, {args.threads} thread(s), torch {torch.__version__}")
+    size = f"{args.resolution}x{args.resolution}"
+    print(f"DCGAN tiny, {size}, batch {args.batch}, {args.threads} thread(s), torch {torch.__version__}")
     print(f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; CPU seconds, medians of {args.repeats}")
     print(f"{'':36}{'images / CPU-s':>16}{'speed vs plain fp32':>22}")
     for row in rows:

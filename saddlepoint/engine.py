@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from saddlepoint import distributed, tracking
 from saddlepoint.average import Average

@@ -120,6 +120,12 @@ class Samples:
         if "image" in examples:
             pictures.save(examples["image"], self.run.path / "samples" / "real.png", cell=self.cell)
 
+    def write_real(self, training: Training) -> None:
+        """samples/real.png: the first images that the training will see, to hold the samples against."""
+        if training.source is not None:
+            examples = next(iter(training.source(0, self.count, 0, self.count).values()))
+            pictures.save(examples, self.run.path / "samples" / "real.png", cell=self.cell)
+
     def finish(self, training: Training) -> None:
         if not (self.run.path / "samples" / f"{training.counters.clock:012d}.png").exists():
             self.write(training)

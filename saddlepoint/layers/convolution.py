@@ -25,10 +25,10 @@ def halvings(resolution: int, system: str, smallest: int = 8) -> int:
 class UpConv(nn.Module):
     """Transposed convolution of stride 2: [N, C, H, W] -> [N, C', 2H, 2W], or cropped to `size` at the lower right.
 
-    Kernels from 3 on; padding (kernel - 1) // 2 and the output_padding that doubles the size. That output_padding has no
-    third derivative in torch, so under analysis a larger output is cropped instead: same values, a third slower. Up to four
-    output channels (images) are made by a dense 3x3 convolution for each of the four sub-pixels, which has all derivatives
-    and takes 0.7 (bf16, NHWC) to 0.9 (fp32) of the time of a transposed convolution that thin.
+    Kernels from 3 on; padding (kernel - 1) // 2 and the output_padding that doubles the size. That output_padding has
+    no third derivative in torch, so under analysis a larger output is cropped instead: same values, a third slower. Up
+    to four output channels (images) are made by a dense 3x3 convolution for each of the four sub-pixels, which has all
+    derivatives and takes 0.7 (bf16, NHWC) to 0.9 (fp32) of the time of a transposed convolution that thin.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> None:
@@ -50,7 +50,7 @@ class UpConv(nn.Module):
         return y[:, :, :height, :width] if size else y
 
     def by_sub_pixels(self, x: Tensor) -> Tensor:
-        """out[2m + a] = sum_j x[m - j] w[2j + a + p] for a in {0, 1}: a convolution to 4 C' channels, then a shuffle."""
+        """out[2m + a] = sum_j x[m - j] w[2j + a + p], a in {0, 1}: a convolution to 4 C' channels, then a shuffle."""
         inputs, outputs, kernel, _ = self.weight.shape
         before = 2 - self.padding
         w = F.pad(self.weight, (before, 6 - kernel - before) * 2)  # [C, C', 6, 6]
