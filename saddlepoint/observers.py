@@ -115,12 +115,6 @@ class Samples:
         pictures.save(samples, self.run.path / "samples" / f"{clock:012d}.png", cell=self.cell, notes=notes)
 
     def write_real(self, training: Training) -> None:
-        """samples/real.png: as many training examples, for comparison."""
-        examples = {} if training.source is None else training.source(0, self.count, 0, self.count)
-        if "image" in examples:
-            pictures.save(examples["image"], self.run.path / "samples" / "real.png", cell=self.cell)
-
-    def write_real(self, training: Training) -> None:
         """samples/real.png: the first images that the training will see, to hold the samples against."""
         if training.source is not None:
             examples = next(iter(training.source(0, self.count, 0, self.count).values()))
