@@ -207,9 +207,9 @@ class EngineTable:
 
     def vjp(self, round: Round, vectors: Mapping[str, Gradients]) -> dict[str, Gradients]:
         parameters = [p for player in self.game.players for p in player.parameters]
+        round = dataclasses.replace(round, kept=None, notes={})  # cross derivatives must stay
         parts = round.split(self.training.recipe.accumulate)
         mean = _Mean(len(parts))
-        round = dataclasses.replace(round, kept=None, notes={})  # cross derivatives must stay
         with self.game.untouched(), tracking.a_move():
             for part in parts:
                 product = torch.zeros((), device=self.training.device)
