@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.game import Game, Move, Player, Round, Terms
-from saddlepoint.layers.convolution import halvings, normal_initialisation
+from saddlepoint.layers.convolution import UpConv, halvings, normal_initialisation
 from saddlepoint.layers.latent import Prior, dtype_of, in_parts, line
 from saddlepoint.layers.normalisation import BatchNorm, LayerNorm
 from saddlepoint.objectives import objective
@@ -41,12 +41,12 @@ class Generator(nn.Module):
         super().__init__()
         widths = [recipe.width * 2**i for i in reversed(range(halvings(recipe.resolution, "wgan")))]
         layers: list[nn.Module] = [nn.ConvTranspose2d(recipe.latent, widths[0], 4, bias=False)]
-        layers += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths)]
+        layers += [UpConv(a, b, 4) for a, b in pairwise(widths)]
         layers += [nn.Conv2d(widths[-1], widths[-1], 3, 1, 1, bias=False) for _ in range(recipe.extra_layers)]
         outputs = [*widths, *[widths[-1]] * recipe.extra_layers]
         self.layers = nn.ModuleList(layers)
         self.norms = nn.ModuleList(normalisation(recipe.generator_norm, n) for n in outputs)
-        self.output = nn.ConvTranspose2d(widths[-1], recipe.channels, 4, 2, 1, bias=False)
+        self.output = UpConv(widths[-1], recipe.channels, 4)
 
     def forward(self, z: Tensor) -> Tensor:
         x = z[:, :, None, None]  # [N, latent, 1, 1]

@@ -6,8 +6,8 @@ Where we differ:
 - padding of strided convolutions is symmetric (TensorFlow's SAME is not, which shifts maps by half a pixel);
 - the official loop moves the generator before the critic but skips it at first; here the critic is first, and
   head_start=1 gives it the same extra round;
-- the DCGAN-like 64x64 baseline, the constant-width, gated and tanh generators of its ablations, the toy networks and the
-  1-D convolutions over characters are left out.
+- the gated, tanh and constant-width generators of its ablations, the toy networks and the 1-D
+  convolutions over characters are left out.
 """
 
 from __future__ import annotations
