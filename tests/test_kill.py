@@ -1,4 +1,4 @@
-"""kill -9 at random instants of training and of saving: resume ends with the weights of the uninterrupted run, bit for bit."""
+"""kill -9 at random instants of training and saving: resume ends with the uninterrupted run's weights, bit for bit."""
 
 from __future__ import annotations
 

@@ -28,11 +28,14 @@ class Prior:
         return self.bound * (2 * round.uniform(name, self.size) - 1)
 
     def draw(self, n: int, seed: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """z [n, size], a pure function of the seed."""
-        generator = keyed_generator(device, "sample", seed)
-        if self.kind == "normal":
-            return torch.randn((n, self.size), generator=generator, device=device).to(dtype)
-        return (self.bound * (2 * torch.rand((n, self.size), generator=generator, device=device) - 1)).to(dtype)
+        """z [n, size]; row i is a pure function of (seed, i), so a longer request begins with the shorter one."""
+        rows = []
+        for index in range(n):  # torch fills one long tensor in blocks: its beginning would depend on its length
+            generator = keyed_generator(device, "sample", seed, index)
+            fill = torch.randn if self.kind == "normal" else torch.rand
+            rows.append(fill(self.size, generator=generator, device=device))
+        z = torch.stack(rows) if rows else torch.empty(0, self.size, device=device)
+        return (z if self.kind == "normal" else self.bound * (2 * z - 1)).to(dtype)
 
 
 def dtype_of(game: Game) -> torch.dtype:

@@ -1,0 +1,71 @@
+"""Two processes play every system as one process does: the same weights after the same rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saddlepoint import distributed, recipes
+
+from .test_sweep import small, training
+
+SYSTEMS = recipes.systems()
+TOLERANCE = 2e-4  # of the largest weight, after two rounds; sums over other groupings of samples, then Adam
+
+
+def smooth(system: str) -> recipes.Recipe:
+    """The sweep's small recipe with plain steps: Adam's first steps turn rounding of tiny gradients into full steps."""
+    recipe = small(system)
+    plain = {"kind": "sgd", "lr": 0.01, "momentum": 0.0}
+    names = {f.name for f in dataclasses.fields(recipe)} & {"g", "d"}
+    return recipes.with_overrides(recipe, dict.fromkeys(names, plain))
+
+
+def play(folder: Path) -> None:
+    """Two rounds of every system; process 0 writes the weights and how far the processes are apart."""
+    torch.set_num_threads(1)
+    distributed.start(torch.device("cpu"))
+    for system in SYSTEMS:
+        made = training(smooth(system))
+        for _ in range(2):
+            made.play()
+        apart = distributed.disagreement([*made.game.parameters(), *made.game.buffers()])
+        if distributed.rank() == 0:
+            state = {k: v.clone().contiguous() for k, v in made.game.state_dict().items()}
+            save_file({**state, "apart": torch.tensor(apart)}, folder / f"{system}.safetensors")
+    distributed.stop()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folders = {}
+    for processes in (1, 2):
+        folders[processes] = tmp_path_factory.mktemp(f"processes{processes}")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        root = Path(__file__).parents[2]
+        code = ["-m", "tests.sweep.test_processes", str(folders[processes])]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        done = subprocess.run([*command, *code], cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folders
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_two_processes_equal_one(system: str, results: dict[int, Path]) -> None:
+    one, two = (load_file(results[n] / f"{system}.safetensors") for n in (1, 2))
+    assert one.keys() == two.keys()
+    assert float(two["apart"]) == 0.0, "the two processes hold different weights or buffers"
+    scale = max(float(v.abs().max()) for v in one.values())
+    worst = {k: float((one[k] - two[k]).abs().max()) for k in one}
+    assert max(worst.values()) <= TOLERANCE * scale, max(worst, key=lambda k: worst[k])
+
+
+if __name__ == "__main__":
+    play(Path(sys.argv[1]))
