@@ -46,7 +46,7 @@ class Means:
 
 
 class Log:
-    """A line in log.jsonl every `every` images: clock, step, seconds, images per second, mean terms and notes.
+    """A line in log.jsonl every `every` images: clock, step, seconds, CPU seconds, images per second, mean terms, notes.
 
     On resume the lines after the checkpoint are dropped (they will be written again) and the seconds go on.
     """
@@ -58,6 +58,7 @@ class Log:
         clock = training.counters.clock
         lines = [line for line in run.log() if line["clock"] <= clock]
         self.before = float(lines[-1]["seconds"]) if lines else 0.0
+        self.cpu_before = (float(lines[-1]["cpu_seconds"]) if lines else 0.0) - time.process_time()
         if self.path.exists():
             write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self.means = Means()
@@ -78,6 +79,7 @@ class Log:
             "kimg": round(clock / 1000, 6),
             "step": training.counters.step,
             "seconds": round(self.before + now - self.started, 3),
+            "cpu_seconds": round(self.cpu_before + time.process_time(), 2),
             "images_per_second": round((clock - self.last_clock) / max(now - self.last_time, 1e-9), 2),
             **{name: float(f"{value:.6g}") for name, value in self.means.take().items()},
         }
@@ -164,7 +166,7 @@ class TensorBoard:
 
     def echo(self, line: dict[str, Any]) -> None:
         for name, value in line.items():
-            if name not in ("clock", "kimg", "step"):
+            if name not in ("clock", "kimg", "step", "seconds", "cpu_seconds"):
                 self.writer.add_scalar(name, value, line["clock"])
         self.writer.flush()
 
