@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint import distributed
-from saddlepoint.tracking import in_a_move, track
+from saddlepoint.tracking import in_a_move, track, wants_any_order
 
 
 class BatchNorm(nn.Module):
@@ -38,8 +38,9 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training or self.batch_statistics):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        if in_a_move() and distributed.world_size() > 1:
-            y, mean, var, count = self._across_processes(x)
+        together = in_a_move() and distributed.world_size() > 1
+        if together or wants_any_order():
+            y, mean, var, count = self._in_steps(x, distributed.world_size() if together else 1)
         else:
             y, mean, inverse_std = torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps)
             var, count = inverse_std.pow(-2) - self.eps, x.numel() // x.shape[1]
@@ -47,17 +48,23 @@ class BatchNorm(nn.Module):
         track(self.running_var, var * (count / max(count - 1, 1)), self.momentum)  # unbiased, as usual
         return y
 
-    def _across_processes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Mean and variance over all processes' batches (equal sizes), differentiable to any order."""
+    def _in_steps(self, x: Tensor, processes: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Mean and variance over all processes' batches (equal sizes) in elementary steps, differentiable to any order.
+
+        The kernel's third derivative, which a spectrum needs where a penalty runs through the layer, is wrong without a
+        word (torch 2.13: its second one takes the batch's mean and deviation for constants). It is twice as fast.
+        """
         axes = [0, *range(2, x.ndim)]
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         shape = (1, -1, *[1] * (x.ndim - 2))
-        mean = distributed.mean(wide.mean(axes))
-        var = distributed.mean((wide - mean.view(shape)).square().mean(axes))
+        mean = wide.mean(axes)
+        mean = distributed.mean(mean) if processes > 1 else mean
+        var = (wide - mean.view(shape)).square().mean(axes)
+        var = distributed.mean(var) if processes > 1 else var
         y = (wide - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
         if self.weight is not None and self.bias is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(x.dtype), mean, var, x.numel() // x.shape[1] * distributed.world_size()
+        return y.to(x.dtype), mean, var, x.numel() // x.shape[1] * processes
 
 
 class LayerNorm(nn.Module):
