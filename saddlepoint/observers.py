@@ -46,7 +46,7 @@ class Means:
 
 
 class Log:
-    """A line in log.jsonl every `every` images: clock, step, seconds, CPU seconds, images per second, mean terms, notes.
+    """A line in log.jsonl every `every` images: clock, step, seconds, CPU seconds, images per second, means of terms.
 
     On resume the lines after the checkpoint are dropped (they will be written again) and the seconds go on.
     """
