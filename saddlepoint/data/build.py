@@ -94,11 +94,13 @@ class _Journal:
             return None
 
     def start(self, left_out: list[tuple[int, str]]) -> None:
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in (self.key, *left_out)))
+        self.path.write_text("")
+        self.add(self.key, *left_out)
 
-    def add(self, index: int, reason: str) -> None:
+    def add(self, *lines: str | tuple[int, str]) -> None:
+        """On the disk before the next image is: a lost line would shift all that follow."""
         with self.path.open("a") as file:
-            file.write(json.dumps([index, reason]) + "\n")
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
 
@@ -140,8 +142,9 @@ def build(
 
     The work lies in OUT.partial and OUT.partial.log until it is whole. A later call with the same source and options
     goes on where that ended (resume=False starts again), and the finished bytes are the same as without interruption.
-    Raises UserError: `out_zip` is there already and not to be overwritten, is no .zip or being built by another
-    process; the disk is full; and all that `open_set` raises.
+    A second process that builds the same zip waits for the first.
+    Raises UserError: `out_zip` is there already and not to be overwritten, or is no .zip; the disk is full; and all
+    that `open_set` raises.
     """
     options = Options.parse(resolution, channels, fit, background)
     if on_error not in ON_ERROR:
@@ -184,14 +187,14 @@ def _write(
 ) -> Report:
     """Fill the unfinished zip up to its end. Raises UserError on problems when refusing; then nothing stays behind."""
     members, kept, left_out = _resumed(file, journal)
-    stop = on_error == "refuse" and bool(source.problems)
+    stop = on_error == "refuse" and bool(source.problems or left_out)
     with zipfile.ZipFile(file, "w") as archive:  # begins where `file` stands
         archive.filelist.extend(members)
         archive.NameToInfo.update({info.filename: info for info in members})
         for index, found in examples(source, options, len(kept) + len(left_out)):
             if isinstance(found, str):
                 left_out.append((index, found))
-                journal.add(index, found)
+                journal.add((index, found))
                 stop = stop or on_error == "refuse"
             elif not stop:
                 archive.writestr(_member(member_name(len(kept))), _png(found))
@@ -208,7 +211,7 @@ def _write(
             journal.path.unlink(missing_ok=True)
             Path(file.name).unlink(missing_ok=True)
             raise
-        facts = replace(options.applied(source.facts), count=len(kept))
+        facts = replace(options.applied(source.facts), count=len(kept), mixed=False)
         for name, text in _papers(source, facts, kept, spec, options).items():
             archive.writestr(_member(name), text)
     labels = Counter(source.labels[index] for index in kept) if source.labels else Counter()

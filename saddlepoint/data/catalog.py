@@ -28,6 +28,8 @@ class Facts:
     labels_from: str = ""
     preparation: str = "as stored"  # what was done to every image, with the filter's name
     vector: bool = False  # drawn at any size, not resized
+    transparent: bool = False  # some images have transparency
+    mixed: bool = False  # the images differ in size; height and width are the commonest
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,6 +72,7 @@ class Entry:
             origin=self.obtain,
             labels_from="the set's own classes",
             vector=self.vector,
+            transparent=self.vector,
         )
 
 

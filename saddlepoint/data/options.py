@@ -23,10 +23,9 @@ class Options:
       resize   scaled to fit inside, aspect kept; the rest is background
       crop     scaled to cover, aspect kept; the middle is cut out
       stretch  both sides scaled on their own
-      auto     pad for greyscale images at most a quarter too small (28 -> 32, nothing is resampled) and for drawings;
-               crop otherwise
-    background: what shows through transparency and around padded images; auto is black for greyscale sets, white
-    for colour. With 4 channels transparency is kept and padding is transparent.
+      auto     pad for drawings and for grey sets at most a quarter too small (28 -> 32: not resampled); else crop
+    background: what shows through transparency and around padded images; auto is black for grey sets without
+    transparency, else white. With 4 channels transparency is kept, and padding of images that have any is transparent.
     """
 
     height: int = 0
@@ -48,28 +47,16 @@ class Options:
             raise unknown("background", background, BACKGROUNDS)
         return cls(*parse_resolution(resolution), channels or 0, fit, background)
 
-    def fit_for(self, height: int, width: int, grey: bool) -> str:
-        """The fit that an image of this size gets: one of FITS other than auto, or "none"."""
-        if (height, width) == (self.height, self.width):
-            return "none"
-        if self.fit != "auto":
-            return self.fit
-        enlarged = height <= self.height <= 1.25 * height and width <= self.width <= 1.25 * width
-        return "pad" if grey and enlarged else "crop"
-
     def settled(self, facts: Facts) -> Options:
         """These options with every open question answered for a set with these native facts."""
-        background = self.background
+        height, width = self.height or facts.height, self.width or facts.width
+        fit, background = self.fit, self.background
+        if fit == "auto":
+            near = facts.height <= height <= 1.25 * facts.height and facts.width <= width <= 1.25 * facts.width
+            fit = "pad" if facts.vector or (facts.channels == 1 and near) else "crop"
         if background == "auto":
-            background = "black" if facts.channels == 1 else "white"
-        return replace(
-            self,
-            height=self.height or facts.height,
-            width=self.width or facts.width,
-            channels=self.channels or facts.channels,
-            fit="pad" if facts.vector and self.fit == "auto" else self.fit,
-            background=background,
-        )
+            background = "black" if facts.channels == 1 and not facts.transparent else "white"
+        return Options(height, width, self.channels or facts.channels, fit, background)
 
     def drawing_size(self) -> int:
         """Side of the square at which a drawing is rendered, so that it need not be resized to fit."""
@@ -78,29 +65,31 @@ class Options:
     def applied(self, facts: Facts) -> Facts:
         """The facts of the set after these options."""
         to = self.settled(facts)
-        return replace(
-            facts, height=to.height, width=to.width, channels=to.channels, preparation=to._preparation(facts)
-        )
+        fitted = bool(self.height)  # without a resolution images of another size are not fitted but bad
+        said = to._preparation(replace(facts, mixed=facts.mixed and fitted))
+        facts = replace(facts, height=to.height, width=to.width, channels=to.channels, preparation=said)
+        return replace(facts, mixed=facts.mixed and not fitted)
 
     def _preparation(self, facts: Facts) -> str:
-        """In words what is done to every image, for a native size that all images share."""
-        size = f"{self.height}x{self.width}"
-        fit = self.fit_for(facts.height, facts.width, facts.channels == 1)
+        """In words what is done to the images."""
+        before, after = f"{facts.height}x{facts.width}", f"{self.height}x{self.width}"
         if facts.vector:
             steps = [f"drawn at {self.drawing_size()} px by resvg"]
-        elif fit == "none":
+        elif facts.mixed:
+            steps = [f"fitted from various sizes to {after} by {self.fit!r}, Lanczos filter"]
+        elif before == after:
             steps = ["size as stored"]
-        elif fit == "pad" and facts.height <= self.height and facts.width <= self.width:
-            steps = [f"padded from {facts.height}x{facts.width} to {size}, not resampled"]
+        elif self.fit == "pad" and facts.height <= self.height and facts.width <= self.width:
+            steps = [f"padded from {before} to {after}, not resampled"]
         elif facts.height * self.width == facts.width * self.height:
-            steps = [f"resized from {facts.height}x{facts.width} to {size}, Lanczos filter"]
+            steps = [f"resized from {before} to {after}, Lanczos filter"]
         else:
-            steps = [f"fitted from {facts.height}x{facts.width} to {size} by {fit!r}, Lanczos filter"]
-        if self.channels != 4 and (facts.vector or fit in ("pad", "resize")):
-            steps.append(f"background {self.background}")
+            steps = [f"fitted from {before} to {after} by {self.fit!r}, Lanczos filter"]
         if self.channels == 4:
             steps.append("transparency kept")
-        elif self.channels != facts.channels:
+        elif facts.transparent or (before != after and self.fit in ("pad", "resize")):
+            steps.append(f"background {self.background}")
+        if self.channels < facts.channels:
             steps.append(f"channels {facts.channels} to {self.channels}")
         return "; ".join(steps)
 

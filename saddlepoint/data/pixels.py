@@ -72,15 +72,14 @@ def decode(image: Image.Image) -> Image.Image:
 
 def _fitted(image: Image.Image, options: Options) -> Image.Image:
     """`image` in the size of `options`; Lanczos, which also filters before it shrinks, and respects alpha."""
-    fit = options.fit_for(image.height, image.width, image.mode == "L")
     size = (options.width, options.height)  # Pillow's order
-    if fit == "none":
+    if image.size == size:
         return image
-    if fit == "stretch":
+    if options.fit == "stretch":
         return image.resize(size, Image.Resampling.LANCZOS)
-    if fit == "crop":
+    if options.fit == "crop":
         return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
-    if fit == "resize" or image.width > options.width or image.height > options.height:
+    if options.fit == "resize" or image.width > options.width or image.height > options.height:
         image = ImageOps.contain(image, size, Image.Resampling.LANCZOS)
     shade = BACKGROUNDS[options.background]
     fill: tuple[int, ...] = (0, 0, 0, 0) if image.mode == "RGBA" else (shade,) * len(image.getbands())

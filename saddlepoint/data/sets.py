@@ -34,7 +34,7 @@ FORMAT = 1  # raised when the same source would give other bytes
 CHECKED = 1 << 28  # bytes up to which a cached set is checked whole: about 0.2 s
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images of one shape in memory-mapped bytes. All per-image lists have the length of `images`."""
 
@@ -66,9 +66,8 @@ def locate(spec: str | Path) -> Located:
     if found:
         key, load = named.locate(*found)
         return Located(text, f"{text} {key}", load)
-    path = existing_path(text)
-    listing = files.list_files(path)
-    return Located(text, listing.key, lambda options: files.open_files(path, text, listing))
+    key, read = files.locate(existing_path(text), text)
+    return Located(text, key, lambda options: read())
 
 
 def examples(source: Source, options: Options, start: int = 0) -> Iterator[tuple[int, Pixels | str]]:
@@ -80,10 +79,8 @@ def examples(source: Source, options: Options, start: int = 0) -> Iterator[tuple
             image = source.read(index)
             height, width = pixels.size_of(image)
             if same_size and (height, width) != (options.height, options.width):
-                raise ImageError(
-                    f"is {height}x{width} and most others are {options.height}x{options.width}; "
-                    "give a resolution to bring all to one size"
-                )
+                common = f"{options.height}x{options.width}"
+                raise ImageError(f"is {height}x{width}, the commonest size {common}; give a resolution to fit all to")
             yield index, pixels.to_pixels(image, options)
         except ImageError as bad:
             yield index, str(bad)
@@ -128,7 +125,7 @@ def _convert(source: Source, options: Options, spec: str, sink: BinaryIO, progre
 
     return {
         "format": FORMAT,
-        "facts": asdict(replace(options.applied(source.facts), count=len(kept))),
+        "facts": asdict(replace(options.applied(source.facts), count=len(kept), mixed=False)),
         "names": [shown(name) for name in of(source.names)],
         "labels": of(source.labels),
         "captions": of(source.captions),

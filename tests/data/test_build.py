@@ -181,6 +181,17 @@ def test_refused_builds_leave_nothing(pictures: Path, out: Path):
     assert left(out.parent) == []
 
 
+@pytest.mark.parametrize("at", [2, 6, 9, 14])
+def test_a_refused_build_is_refused_when_resumed(pictures: Path, out: Path, at: int):
+    (pictures / "cat" / "05.png").write_bytes(b"")
+    (pictures / "dog" / "zz.png").write_bytes(b"x")
+    with pytest.raises(Stop):
+        build(pictures, out, progress=stop_at(at))
+    with pytest.raises(UserError, match="2 problems"):
+        build(pictures, out)
+    assert left(out.parent) == []
+
+
 def test_outputs_that_cannot_be(pictures: Path, out: Path):
     with pytest.raises(UserError, match=r"set.tar.zip"):
         build(pictures, out.with_name("set.tar"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saddlepoint.data import SETS, describe, open_set
+from saddlepoint.data import SETS, Facts, describe, open_set
 from saddlepoint.data.options import Options, parse_resolution
 from saddlepoint.errors import UserError
 
@@ -101,3 +101,23 @@ def test_preparation_is_said_in_words():
     )
     assert describe("digits", resolution=32).preparation == "resized from 8x8 to 32x32, Lanczos filter"
     assert describe("noto", resolution="64x48", channels=4).preparation == "drawn at 48 px by resvg; transparency kept"
+
+
+@pytest.mark.parametrize(
+    ("native", "resolution", "fit", "background"),
+    [
+        ({"height": 28, "channels": 1}, 32, "pad", "black"),
+        ({"height": 28, "channels": 1}, 28, "pad", "black"),
+        ({"height": 8, "channels": 1}, 32, "crop", "black"),
+        ({"height": 28, "channels": 1}, 16, "crop", "black"),
+        ({"height": 28, "channels": 1, "transparent": True}, 32, "pad", "white"),  # dark signs on nothing stay visible
+        ({"height": 28, "channels": 3}, 32, "crop", "white"),
+        ({"height": 64, "channels": 3, "vector": True, "transparent": True}, "64x48", "pad", "white"),
+    ],
+)
+def test_what_auto_means(native: dict[str, int], resolution: int | str, fit: str, background: str):
+    facts = Facts("test", 2, width=native["height"], **native)
+    settled = Options.parse(resolution).settled(facts)
+    assert (settled.fit, settled.background) == (fit, background)
+    given = Options.parse(resolution, 4, "stretch", "grey").settled(facts)
+    assert (given.channels, given.fit, given.background) == (4, "stretch", "grey")

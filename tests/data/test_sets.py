@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from saddlepoint.data import describe, open_set, sets
+from saddlepoint.data.build import build
 from saddlepoint.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,14 @@ def test_other_options_and_other_files_are_other_entries(pictures: Path, cache: 
     assert np.array_equal(changed.images[index].transpose(1, 2, 0), np.asarray(picture(99)))
     (pictures / "dataset.json").write_text('{"labels": null}')
     assert open_set(pictures).labels is None
+
+
+def test_a_changed_zip_is_converted_again(pictures: Path, cache: Path, tmp_path: Path, conversions: list[str]):
+    build(pictures, tmp_path / "set.zip")
+    assert open_set(tmp_path / "set.zip").images.shape == (12, 3, 6, 6)
+    open_set(tmp_path / "set.zip")
+    build(pictures, tmp_path / "set.zip", overwrite=True, resolution=4)
+    assert open_set(tmp_path / "set.zip").images.shape == (12, 3, 4, 4) and len(conversions) == 2
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lengthen", "no pixels", "no about", "cut about", "other about"])
