@@ -103,11 +103,7 @@ def resume(
     from saddlepoint.runs import write_json
 
     run = Run(path)
-    recipe = run.recipe if kimg is None else dataclasses.replace(run.recipe, kimg=float(kimg))
-    if recipe.kimg * 1000 <= run.clock:
-        raise UserError(
-            f"{run.path} has seen {run.clock / 1000:g} kimg already; --kimg is the total length: give more than that."
-        )
+    recipe = to_go_on(run, kimg)
     with _session(device) as place:
         from saddlepoint import distributed
 
@@ -122,6 +118,16 @@ def resume(
         if distributed.rank() == 0 and recipe != run.recipe:
             write_json(run.path / "recipe.json", recipes.to_json(recipe))
         return _fit(run, training, recipe, progress, tensorboard, observers, run.path)
+
+
+def to_go_on(run: Run, kimg: float | None = None) -> Recipe:
+    """The run's recipe with a new total length (None: as it is). UserError when the run has seen that much already."""
+    recipe = run.recipe if kimg is None else dataclasses.replace(run.recipe, kimg=float(kimg))
+    if recipe.kimg * 1000 <= run.clock:
+        raise UserError(
+            f"{run.path} has seen {run.clock / 1000:g} kimg already; --kimg is the total length: give more than that."
+        )
+    return recipe
 
 
 def default_data(recipe: Recipe) -> str:

@@ -20,5 +20,5 @@ def unknown(kind: str, word: str, choices: Iterable[str]) -> UserError:
     """A UserError for a name that is not in a table: `unknown("system", "dcgna", [...])`."""
     options = sorted(choices)
     near = nearest(word, options)
-    hint = f"; did you mean {near!r}?" if near else ""
+    hint = f"; did you mean {near!r}?" if near else "."
     return UserError(f"unknown {kind} {word!r}{hint} Choices: {', '.join(options)}.")

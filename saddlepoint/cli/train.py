@@ -1,0 +1,232 @@
+"""`saddlepoint train` and `saddlepoint resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
+
+import tyro
+
+from saddlepoint import recipes
+from saddlepoint.cli.forms import Switch, parse
+from saddlepoint.cli.terminal import BOLD, CYAN, DIM, amount, duration, styled, table
+from saddlepoint.errors import UserError
+from saddlepoint.recipes.base import Recipe
+from saddlepoint.recipes.settings import (
+    changed,
+    check,
+    flag,
+    flat,
+    groups,
+    native_facts,
+    preset_of,
+    preset_summary,
+    refuse_unread,
+    shown,
+    shown_facts,
+    unread,
+)
+
+if TYPE_CHECKING:
+    from saddlepoint.data.catalog import Facts
+    from saddlepoint.runs import Run
+
+R = TypeVar("R", bound=Recipe)
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Train(Generic[R]):
+    """Flags of `saddlepoint train SYSTEM`: where and how, then the system's recipe."""
+
+    recipe: Annotated[R, tyro.conf.arg(name="", prefix_name=False)]
+    preset: str = ""
+    """Which preset to start from; the defaults shown here are this one's."""
+    data: str = ""
+    """What to train on: the name of a set (see `saddlepoint list data`), a folder of images, or a zip."""
+    out: str = ""
+    """Run folder; without it runs/SYSTEM-DATA-NUMBER."""
+    device: Device = "auto"
+    """Where to train; auto takes cuda, then mps, then cpu."""
+    overwrite: Switch = False
+    """Replace the run that is in --out."""
+    dry_run: Switch = False
+    """Show what would be trained, and write nothing."""
+    tensorboard: Switch = False
+    """Write TensorBoard events into the run folder as well."""
+    quiet: Switch = False
+    """Print errors only."""
+
+
+def train(argv: list[str]) -> int:
+    """Train a system on data into a run folder."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_which_system())
+        return 0 if argv else 2
+    system, words = argv[0], argv[1:]
+    if system.startswith("-"):
+        raise UserError(f"the system comes first: saddlepoint train SYSTEM {system} ...; {_systems()}.")
+    base = recipes.recipe(system, _value_of("--preset", words))
+    from saddlepoint import api
+
+    form = Train(recipe=base, preset=base.preset, data=base.data or api.default_data(base))
+    description = _about(base)
+    chosen = parse(Train, words, prog=f"saddlepoint train {system}", description=description, default=form)
+    check(chosen.recipe)
+    refuse_unread(chosen.recipe)
+    recipe = api.prepared(chosen.recipe, chosen.data).with_intervals()
+    facts = shown_facts(recipe)
+    if chosen.dry_run:
+        print(plan(recipe, facts, str(api.run_folder(chosen.out or None, recipe))))
+        return 0
+    if not chosen.quiet:
+        print("\n".join(headline(recipe, facts)), flush=True)
+    run = api.train(
+        recipe,
+        out=chosen.out or None,
+        device=chosen.device,
+        overwrite=chosen.overwrite,
+        progress=not chosen.quiet,
+        tensorboard=chosen.tensorboard,
+    )
+    return ending(run, chosen.quiet)
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str:
+    """The value of one flag, found before everything else is known."""
+    found = ""
+    for index, word in enumerate(words):
+        if word == flag:
+            found = "".join(words[index + 1 : index + 2])
+        elif word.startswith(flag + "="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _systems() -> str:
+    return f"systems: {', '.join(recipes.systems())}"
+
+
+def _which_system() -> str:
+    rows = [[styled(name, BOLD), recipes.summary(name)] for name in recipes.systems()]
+    return (
+        f"usage: saddlepoint train SYSTEM [flags]\n\n{table(rows)}\n\n"
+        "saddlepoint train SYSTEM --help shows the presets and every setting of a system."
+    )
+
+
+def preset_rows(system: str) -> list[tuple[str, str]]:
+    """(name, what it is) of every preset: the first paragraph of its function's docstring."""
+    return [(name, preset_summary(system, name)) for name in recipes.presets(system)]
+
+
+def _about(recipe: Recipe) -> str:
+    """The head of the help: the system, its presets, and how settings are read."""
+    return "\n".join(
+        [
+            recipes.summary(recipe.system),
+            "",
+            f"Presets (the defaults below are those of {recipe.preset}):",
+            table(preset_rows(recipe.system)),
+            "",
+            "A setting that only some kinds read says so; changed where nothing reads it, it is an error.",
+        ]
+    )
+
+
+# ---- what will be trained
+def headline(recipe: Recipe, facts: Facts | None) -> Iterator[str]:
+    """What is trained, on what, for how long: three lines."""
+    yield styled(f"{recipe.system} ({recipe.preset})", BOLD) + f"  {recipes.summary(recipe.system)}"
+    if facts is not None:
+        colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(facts.channels, f"{facts.channels} channels")
+        labels = f", {facts.classes} classes" if facts.classes else ""
+        size = f"{facts.height}x{facts.width} {colours}{labels}; {facts.preparation}"
+        yield f"  data    {facts.name}: {amount(facts.count, 'image')}, {size}"
+    moves = {player: settings.steps for player, settings in recipe.optimizers().items()}
+    per_round = recipe.batch * (next(iter(moves.values()), 1) if recipe.operator == "alternating" else 1)
+    rounds = recipe.kimg * 1000 / per_round
+    passes = f", {recipe.kimg * 1000 / facts.count:,.3g} passes over the data" if facts is not None else ""
+    length = f"about {amount(rounds, 'round')} of {amount(per_round, 'image')}{passes}"
+    yield f"  length  {shown(recipe.kimg)} kimg: {length}"
+
+
+def plan(recipe: Recipe, facts: Facts | None, folder: str) -> str:
+    """Everything that a training would do, for --dry-run: each setting with the flag that changes it."""
+    lines = [*headline(recipe, facts), f"  run     {folder} (nothing is written now)"]
+    if facts is not None and (facts.licence or facts.attribution):
+        lines.append(f"  licence {'; '.join(filter(None, [facts.licence, facts.attribution]))}")
+    differs, ignored, preset = changed(recipe, native_facts(recipe)), unread(recipe), flat(preset_of(recipe))
+    width = max(len(flag(path)) for path in preset)
+    for title, values in groups(recipe):
+        rows = []
+        for path, value in values.items():
+            note = ""
+            if path in differs:
+                note = styled(f"* preset: {shown(differs[path])}", CYAN)
+            elif value != preset[path]:
+                note = "from the data" if title == "images" else "automatic"
+            elif path in ignored:
+                note = styled("not read", DIM)
+            rows.append([flag(path).ljust(width), shown(value).ljust(12), note])
+        lines += ["", styled(title, BOLD), table(rows)]
+    return "\n".join(lines)
+
+
+# ---- afterwards
+def ending(run: Run, quiet: bool) -> int:
+    """Say where everything is; the exit status is 130 if the run was interrupted before its length."""
+    finished = run.clock >= round(run.recipe.kimg * 1000)
+    if not finished:
+        return 130  # api has said how to go on
+    if not quiet:
+        lines = run.log()
+        seconds = float(lines[-1]["seconds"]) if lines else 0.0
+        print(f"{run.clock / 1000:g} kimg in {duration(seconds)}")
+        more = 2 * run.recipe.kimg
+        rows = [
+            ["run", str(run.path)],
+            ["report", str(run.path / "report.html")],
+            ["sample", f"saddlepoint sample {run.path} --n 16 --seed 0 --out grid.png"],
+            ["go on", f"saddlepoint resume {run.path} --kimg {shown(more)}"],
+        ]
+        print(table(rows))
+    return 0
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run from its newest whole checkpoint; on the same CPU bit for bit as if it had never stopped."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    kimg: float = 0.0
+    """New total length in thousands of images; 0 keeps the length that the run was started with."""
+    device: Device = "auto"
+    """Where to train; auto takes cuda, then mps, then cpu."""
+    tensorboard: Switch = False
+    """Write TensorBoard events into the run folder as well."""
+    quiet: Switch = False
+    """Print errors only."""
+
+
+def resume(argv: list[str]) -> int:
+    """Go on with a run."""
+    chosen = parse(Resume, argv, prog="saddlepoint resume")
+    from saddlepoint import api
+
+    run = api.load(chosen.run)
+    recipe = api.to_go_on(run, chosen.kimg or None)
+    check(recipe)
+    if not chosen.quiet:
+        print("\n".join(headline(recipe, shown_facts(recipe))))
+        print(f"  from    {run.clock / 1000:g} kimg", flush=True)
+    run = api.resume(
+        chosen.run,
+        kimg=chosen.kimg or None,
+        device=chosen.device,
+        progress=not chosen.quiet,
+        tensorboard=chosen.tensorboard,
+    )
+    return ending(run, chosen.quiet)

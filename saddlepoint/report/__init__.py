@@ -1,0 +1,335 @@
+"""report.html: a run at a glance, in one file that asks nothing of any network.
+
+Samples beside real images, how they came about, curves with what they mean, every setting with what was changed, the
+data and their licence, where it was made, and the lines that make it again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import saddlepoint
+from saddlepoint import recipes
+from saddlepoint.errors import UserError
+from saddlepoint.recipes.base import AdversarialRecipe, Recipe
+from saddlepoint.recipes.settings import (
+    changed,
+    command,
+    flat,
+    groups,
+    native_facts,
+    python_lines,
+    shown,
+    shown_facts,
+    unread,
+)
+from saddlepoint.report import words
+from saddlepoint.report.charts import Line, Mark, chart
+from saddlepoint.report.images import corner, embedded
+from saddlepoint.report.style import CSS
+from saddlepoint.runs import Run, write_bytes
+
+if TYPE_CHECKING:
+    from saddlepoint.data.catalog import Facts
+
+STRIP = 12  # at most so many pictures in the strip
+PLAIN = ("clock", "kimg", "step", "seconds", "images_per_second")
+Log = Sequence[Mapping[str, Any]]
+
+
+def write_report(run: Run) -> Path:
+    """Write RUN/report.html from what is in the folder; returns its path. UserError when it cannot be written."""
+    path = run.path / "report.html"
+    write_bytes(path, page(run).encode())
+    return path
+
+
+def page(run: Run) -> str:
+    """The whole page."""
+    recipe, log = run.recipe, run.log()
+    facts, native, missing = facts_of(recipe)
+    body = "\n".join(
+        part
+        for part in (
+            heading(run, recipe, log, facts),
+            samples(run, recipe),
+            curves(recipe, log),
+            again(run, recipe, native),
+            settings(recipe, native),
+            origins(run, recipe, facts, missing),
+            f"<footer>Written by saddlepoint {saddlepoint.__version__}. Curves are read from log.jsonl, pictures from "
+            "samples/, both in the run folder.</footer>",
+        )
+        if part
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title(recipe))}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def facts_of(recipe: Recipe) -> tuple[Facts | None, Facts | None, str]:
+    """What is known of the data as they were shown and as they are, or why it cannot be said any more."""
+    try:
+        return shown_facts(recipe), native_facts(recipe), ""
+    except UserError as error:
+        return None, None, str(error)
+
+
+# ---- heading
+def system_name(system: str) -> str:
+    """As the paper writes it: what its summary begins with."""
+    return recipes.summary(system).partition(" (")[0]
+
+
+def title(recipe: Recipe) -> str:
+    name = system_name(recipe.system)
+    return f"{name} on {Path(recipe.data).name}" if recipe.data else name
+
+
+def heading(run: Run, recipe: Recipe, log: Log, facts: Facts | None) -> str:
+    rows = [("Shown", f"{run.clock / 1000:,.6g}", "thousand images")]
+    if log:
+        rows.append(("Time", *_time(float(log[-1]["seconds"]))))
+        rows.append(("Speed", f"{statistics.median(line['images_per_second'] for line in log):,.0f}", "images/s"))
+    if facts is not None:
+        colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(facts.channels, f"{facts.channels} channels")
+        rows.append(("Images", f"{facts.height}×{facts.width}", colours))
+    rows += [(name.capitalize(), _count(n), "weights") for name, n in parameters(recipe).items()]
+    cells = "".join(
+        f"<div><dt>{escape(a)}</dt><dd>{escape(b)} <small>{escape(c)}</small></dd></div>" for a, b, c in rows
+    )
+    return (
+        f'<p class="kicker">saddlepoint run · {escape(run.path.name)} · preset {escape(recipe.preset)}</p>'
+        f"<h1>{escape(title(recipe))}</h1><p>{escape(recipes.summary(recipe.system))}.</p>"
+        f'{"".join(alerts(run, recipe))}<dl class="figures">{cells}</dl>'
+    )
+
+
+def alerts(run: Run, recipe: Recipe) -> Iterator[str]:
+    """What a reader must know first: a round that was not finite, a run that is not at its end."""
+    failure = run.path / "failure" / "round.json"
+    if failure.is_file():
+        what = json.loads(failure.read_text()).get("error", "a round was not finite.")
+        line = f"saddlepoint.load({str(run.path)!r}).failure()"
+        yield f'<p class="alert">This run stopped: {escape(what)} The round is kept: <code>{escape(line)}</code></p>'
+    elif run.clock < round(recipe.kimg * 1000):
+        line = f"saddlepoint resume {run.path}"
+        yield (
+            f'<p class="alert">This run is at {run.clock / 1000:g} of {recipe.kimg:g} kimg. '
+            f"Go on with <code>{escape(line)}</code></p>"
+        )
+
+
+def parameters(recipe: Recipe) -> dict[str, int]:
+    """Player -> number of weights; without memory for them."""
+    from saddlepoint.systems import build
+
+    game = build(recipe, "meta")
+    return {player.name: sum(p.numel() for p in player.parameters) for player in game.players}
+
+
+def _count(n: int) -> str:
+    return f"{n / 1e6:.3g} M" if n >= 1e6 else f"{n / 1e3:.3g} k" if n >= 1e4 else f"{n:,}"
+
+
+def _time(seconds: float) -> tuple[str, str]:
+    """(number of the larger unit, rest): ("1 h", "10 min"), ("5 min", "3 s"), ("27 s", "")."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h", f"{minutes} min"
+    return (f"{minutes} min", f"{rest} s") if minutes else (f"{rest} s", "")
+
+
+# ---- samples
+def samples(run: Run, recipe: Recipe) -> str:
+    grids = sorted(p for p in (run.path / "samples").glob("*.png") if p.stem.isdigit())
+    if not grids:
+        return "<h2>Samples</h2><p>There are none yet.</p>"
+    real = run.path / "samples" / "real.png"
+    last = int(grids[-1].stem) / 1000
+    weights = "running average of the generator" if recipe.ema_half_life_kimg else "generator as it was"
+    pictures = [_figure(grids[-1], f"Samples after {last:g} kimg; {weights}, seed 0.")]
+    if real.is_file():
+        pictures.append(_figure(real, "Real images, as they were shown in training."))
+    parts = [f'<h2>Samples</h2><div class="pair">{"".join(pictures)}</div>']
+    if len(grids) > 1:
+        keep = sorted({round(i * (len(grids) - 1) / (STRIP - 1)) for i in range(STRIP)})
+        strip = "".join(
+            f"<figure>{embedded(corner(grids[i]), 70_000, '')}"
+            f"<figcaption>{int(grids[i].stem) / 1000:.3g} kimg</figcaption></figure>"
+            for i in keep
+        )
+        parts.append(
+            "<h2>How they came about</h2><p class=soft>The same latents at every point of the training; "
+            f'kimg are thousands of real images shown.</p><div class="strip" tabindex="0">{strip}</div>'
+        )
+    return "".join(parts)
+
+
+def _figure(path: Path, caption: str) -> str:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return f"<figure>{embedded(image, 900_000, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+# ---- curves
+def curves(recipe: Recipe, log: Log) -> str:
+    if not log:
+        return ""
+    charts = "".join(_panels(recipe, log))
+    return (
+        "<h2>Curves</h2><p class=soft>Each point is a mean over the rounds since the last line of log.jsonl.</p>"
+        f'<div class="charts">{charts}</div>'
+    )
+
+
+def _panels(recipe: Recipe, log: Log) -> Iterator[str]:
+    """A panel for the adversarial losses, one for every other term, gradient norms, notes, speed."""
+    names = list(dict.fromkeys(name for line in log for name in line if name not in PLAIN))
+    players = list(dict.fromkeys(name.partition("/")[0] for name in names if "/" in name))
+    terms = list(dict.fromkeys(name.partition("/")[2] for name in names if "/" in name))
+    number = iter(range(1000))
+    for term in sorted(terms, key=lambda t: t not in ("gan", "wasserstein")):
+        lines = [line for i, p in enumerate(players) if (line := _line(log, f"{p}/{term}", p, i)).xs]
+        if term in ("gan", "wasserstein") and isinstance(recipe, AdversarialRecipe):
+            yield _adversarial(recipe, lines, players, f"c{next(number)}")
+        else:
+            heading, text = words.TERMS.get(term, (f"Term “{term}”", "Weighted as it was minimised."))
+            yield _panel(heading, text, chart(lines, key=f"c{next(number)}", x_label="kimg", y_label="loss"), lines)
+    norms = [line for i, p in enumerate(players) if (line := _line(log, f"gradient_norm.{p}", p, i)).xs]
+    if norms:
+        svg = chart(norms, key=f"c{next(number)}", x_label="kimg", y_label="norm (log scale)", log=True)
+        yield _panel(*words.GRADIENTS, svg, norms)
+    for name in names:
+        if "/" not in name and not name.startswith("gradient_norm."):
+            heading, text = words.NOTES.get(
+                name, (name.replace("_", " ").capitalize(), "Noted by the game, not minimised.")
+            )
+            line = _line(log, name, heading, 2)
+            yield _panel(heading, text, chart([line], key=f"c{next(number)}", x_label="kimg", y_label="value"), [])
+    speed = _line(log, "images_per_second", "images per second", 2)
+    median = statistics.median(speed.ys)
+    mark = Mark(median, f"median {median:,.0f}")
+    svg = chart([speed], key=f"c{next(number)}", x_label="kimg", y_label="images per second", marks=[mark])
+    yield _panel(*words.SPEED, svg, [])
+
+
+def _adversarial(recipe: AdversarialRecipe, lines: Sequence[Line], players: Sequence[str], key: str) -> str:
+    meaning = words.meaning(recipe.system, recipe.objective)
+    marks: list[Mark] = []
+    for value, line in zip((meaning.first, meaning.second) if meaning else (), lines, strict=False):
+        if value is not None:
+            same = [m for m in marks if m.value == value[0]]
+            who = f"{line.name}: " if meaning and meaning.first != meaning.second else ""
+            marks += [] if same else [Mark(value[0], f"{who}{value[1]}", line.colour if who else -1)]
+    text = meaning.text if meaning else "What the players minimise."
+    svg = chart(lines, key=key, x_label="kimg", y_label=meaning.unit if meaning else "loss", marks=marks)
+    return _panel(f"Losses ({recipe.objective})", text, svg, lines)
+
+
+def _line(log: Log, name: str, label: str, colour: int) -> Line:
+    found = [(float(line["kimg"]), float(line[name])) for line in log if name in line]
+    return Line(label, [x for x, _ in found], [y for _, y in found], colour % 6)
+
+
+def _panel(heading: str, text: str, svg: str, lines: Sequence[Line]) -> str:
+    keys = "".join(f'<li class="l{line.colour}">{escape(line.name)}</li>' for line in lines)
+    legend = f'<ul class="legend">{keys}</ul>' if keys else ""
+    return f'<section class="panel"><h3>{escape(heading)}</h3>{legend}{svg}<p>{escape(text)}</p></section>'
+
+
+# ---- making it again
+def again(run: Run, recipe: Recipe, facts: Facts | None) -> str:
+    line = command(recipe, str(run.path), facts)
+    typed = run.environment.get("command", "")
+    as_typed = ""
+    if typed and typed != line:
+        as_typed = f"<p class=soft>As it was typed:</p><pre>{escape(typed)}</pre>"
+    lines = python_lines(recipe, str(run.path), facts)
+    return (
+        f"<h2>Make it again</h2><pre>{escape(line)}</pre>{as_typed}<p class=soft>The same from Python:</p>"
+        f"<pre>{escape(lines)}</pre><p class=soft>On the same processor, with the same versions and number of threads "
+        "and processes, the weights come out equal bit for bit.</p>"
+    )
+
+
+# ---- settings
+def settings(recipe: Recipe, facts: Facts | None) -> str:
+    differs, ignored = changed(recipe, facts), unread(recipe)
+    preset = flat(recipes.recipe(recipe.system, recipe.preset))
+    sections = []
+    for name, values in groups(recipe):
+        rows = []
+        for path, value in values.items():
+            note, kind = "", ""
+            if path in differs:
+                note, kind = f"preset: {shown(differs[path])}", "changed"
+            elif value != preset[path]:
+                note = "from the data" if name == "images" else "automatic"
+            elif path in ignored:
+                note, kind = "not read", "unread"
+            rows.append(_row(path, shown(value), note, kind))
+        heading = system_name(name) if name == recipe.system else name.capitalize()
+        sections.append(f"<section><h3>{escape(heading)}</h3><table>{''.join(rows)}</table></section>")
+    changes = f"● marks the {len(differs)} that differ from the preset. " if differs else "All as in the preset. "
+    return (
+        f"<h2>Settings</h2><p class=soft>Preset {escape(recipe.preset)}. {changes}Faint ones are not read by the kinds "
+        f'that were chosen.</p><div class="columns">{"".join(sections)}</div>'
+    )
+
+
+def _row(name: str, value: str, note: str = "", kind: str = "") -> str:
+    small = f" <small>{escape(note)}</small>" if note else ""
+    return f'<tr class="{kind}"><td>{escape(name)}</td><td>{escape(value)}{small}</td></tr>'
+
+
+# ---- data, environment, checkpoints
+def origins(run: Run, recipe: Recipe, facts: Facts | None, missing: str) -> str:
+    parts = [("Data", list(_data_rows(recipe, facts, missing)))]
+    parts.append(
+        ("Environment", [(k, str(v)) for k, v in run.environment.items() if v not in (None, "") and k != "command"])
+    )
+    parts.append(("Checkpoints", list(_checkpoint_rows(run))))
+    sections = "".join(
+        f"<section><h3>{name}</h3><table>{''.join(_row(a, b) for a, b in rows)}</table></section>"
+        for name, rows in parts
+        if rows
+    )
+    return f'<h2>Where it comes from</h2><div class="columns">{sections}</div>'
+
+
+def _data_rows(recipe: Recipe, facts: Facts | None, missing: str) -> Iterator[tuple[str, str]]:
+    if recipe.data:
+        yield "set", recipe.data
+    if missing:
+        yield "now", missing
+    if facts is None:
+        return
+    yield "images", f"{facts.count:,}"
+    yield "shape", " × ".join(map(str, facts.shape)) + " (channels, height, width)"
+    yield "prepared", facts.preparation
+    if facts.classes:
+        names = ", ".join(facts.label_names[:20]) + (" ..." if len(facts.label_names) > 20 else "")
+        yield "classes", f"{facts.classes}: {names}" if names else str(facts.classes)
+    for name, value in (
+        ("licence", facts.licence),
+        ("attribution", facts.attribution),
+        ("obtained from", facts.origin),
+    ):
+        if value:
+            yield name, value
+
+
+def _checkpoint_rows(run: Run) -> Iterator[tuple[str, str]]:
+    for folder in run.checkpoints():
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        yield f"{int(folder.name) / 1000:g} kimg", f"{size / 1e6:,.2f} MB"
