@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from saddlepoint import recipes
 from saddlepoint.errors import UserError, unknown
+from saddlepoint.recipes import settings
 from saddlepoint.recipes.base import ImageRecipe, Recipe
 from saddlepoint.runs import CheckpointError, Run, create
 
@@ -71,6 +72,7 @@ def train(
     chosen = {"kimg": kimg, "seed": seed} | overrides
     asked: Recipe = recipes.with_overrides(start, {k: v for k, v in chosen.items() if v is not None})
     recipe = prepared(asked, data or asked.data or default_data(asked)).with_intervals()
+    settings.check(recipe)
     with _session(device) as place:
         from saddlepoint import distributed
 
@@ -123,9 +125,12 @@ def resume(
 def to_go_on(run: Run, kimg: float | None = None) -> Recipe:
     """The run's recipe with a new total length (None: as it is). UserError when the run has seen that much already."""
     recipe = run.recipe if kimg is None else dataclasses.replace(run.recipe, kimg=float(kimg))
-    if recipe.kimg * 1000 <= run.clock:
+    clock = run.clock
+    if recipe.kimg * 1000 <= clock:
+        clock = int(run.latest()[0].name)  # the newest may be damaged: then its part is played again
+    if recipe.kimg * 1000 <= clock:
         raise UserError(
-            f"{run.path} has seen {run.clock / 1000:g} kimg already; --kimg is the total length: give more than that."
+            f"{run.path} has seen {clock / 1000:g} kimg already; --kimg is the total length: give more than that."
         )
     return recipe
 
@@ -174,6 +179,7 @@ def _fit(
     from saddlepoint.engine import NonFiniteError, fit
     from saddlepoint.failures import write_failure
     from saddlepoint.observers import Checkpoints, Log, Progress, Samples, TensorBoard
+    from saddlepoint.report import write_report
 
     goal = round(recipe.kimg * 1000)
     bar = None
@@ -198,14 +204,13 @@ def _fit(
                 f"The round is saved in {folder}: saddlepoint.load({str(run.path)!r}).failure() brings it back."
             )
             error.add_note(f"The last good checkpoint is {run.clock / 1000:g} kimg.")
+            write_report(run)
         raise
     finally:
         if bar is not None:
             bar.close()
     distributed.barrier()
     if run is not None and distributed.rank() == 0:
-        from saddlepoint.report import write_report
-
         write_report(run)
         if not finished:
             print(f"stopped at {run.clock / 1000:g} kimg. Go on with: saddlepoint resume {run.path}", file=sys.stderr)

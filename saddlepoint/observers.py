@@ -132,7 +132,7 @@ class Checkpoints:
 
     def __init__(self, run: Run, every: float, keep: int) -> None:
         self.run, self.every, self.keep = run, every, max(1, keep)
-        self.seen = -1
+        self.seen = self.written = -1
 
     def __call__(self, training: Training, report: Report) -> None:
         clock = training.counters.clock
@@ -142,7 +142,11 @@ class Checkpoints:
 
     def write(self, training: Training) -> None:
         training.average.game()  # brings the averaged buffers (batch statistics) up to date
-        save_checkpoint(self.run.path / "checkpoints" / f"{training.counters.clock:012d}", *training.state())
+        self.written = training.counters.clock
+        save_checkpoint(self.run.path / "checkpoints" / f"{self.written:012d}", *training.state())
+        for folder in self.run.checkpoints():
+            if int(folder.name) > self.written:  # damaged, or this resume would have begun with it
+                shutil.rmtree(folder, ignore_errors=True)
         for folder in self.run.checkpoints()[: -self.keep]:
             shutil.rmtree(folder, ignore_errors=True)
         for leftover in (self.run.path / "checkpoints").glob(".*.tmp"):  # of a process that was killed while writing
@@ -150,7 +154,7 @@ class Checkpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def finish(self, training: Training) -> None:
-        if not (self.run.path / "checkpoints" / f"{training.counters.clock:012d}").exists():
+        if self.written != training.counters.clock:
             self.write(training)
 
 
@@ -205,7 +209,7 @@ class Progress:
         terms = {k: v for k, v in line.items() if "/" in k}
         self.terms = "  ".join([f"{self.speed:,.0f} img/s", *(f"{k} {v:.3g}" for k, v in terms.items())])
         if not self.live and due(line["clock"], line["clock"] - self.seen, max(self.goal / 10, 1)):
-            left = (self.goal - line["clock"]) / max(self.speed, 1e-9)
+            left = max(0, self.goal - line["clock"]) / max(self.speed, 1e-9)
             print(f"{line['kimg']:9.1f} kimg  {self.terms}  {left:,.0f} s left", file=sys.stderr, flush=True)
         if not self.live:
             self.seen = line["clock"]

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import math
+import os
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -182,6 +183,14 @@ def check(recipe: Recipe) -> None:
             expected = "" if isinstance(number, bool | str) else _expected(name, number)
             if expected:
                 raise UserError(f"{path} is {shown(value)}; expected {expected}.")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    parts = processes * recipe.accumulate
+    if recipe.batch % parts:
+        below, above = recipe.batch // parts * parts, (recipe.batch // parts + 1) * parts
+        raise UserError(
+            f"a batch of {recipe.batch} cannot be divided over {processes} process(es) with {recipe.accumulate} "
+            f"micro-batches each; nearest: {f'{below} or ' if below else ''}{above}."
+        )
 
 
 def _expected(name: str, number: float) -> str:
