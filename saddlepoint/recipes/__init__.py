@@ -79,46 +79,47 @@ def recipe(system: str, preset: str = "", **overrides: Any) -> Recipe:
     if name not in table:
         raise unknown(f"preset of {system}", name, table)
     made: Recipe = dataclasses.replace(table[name](), system=system, preset=name)
+    made = with_overrides(made, to_json(made))  # a preset may say 100 where 100.0 is meant
     return with_overrides(made, overrides)
 
 
 def with_overrides(recipe: Any, overrides: Mapping[str, Any]) -> Any:
     """`recipe` with values replaced; names may be dotted paths, values of nested settings mappings."""
     fields = {f.name: f for f in dataclasses.fields(recipe)}
+    hints = typing.get_type_hints(type(recipe))
     for path, value in overrides.items():
         name, _, rest = path.partition(".")
         if name not in fields:
             raise unknown(f"setting of {getattr(recipe, 'system', '') or type(recipe).__name__}", name, fields)
         current = getattr(recipe, name)
+        if rest and not dataclasses.is_dataclass(current):
+            raise UserError(f"{name} has no settings of its own, so there is no {path!r}.")
         if rest:
             value = with_overrides(current, {rest: value})
         elif dataclasses.is_dataclass(current) and isinstance(value, Mapping):
             value = with_overrides(current, value)
         else:
-            value = _checked(recipe, name, current, value)
+            value = _checked(hints[name], name, value)
         recipe = dataclasses.replace(recipe, **{name: value})
     return recipe
 
 
-def _checked(recipe: Any, name: str, current: Any, value: Any) -> Any:
-    """Give a value the type of the setting, or say what was expected."""
-    hint = typing.get_type_hints(type(recipe)).get(name)
-    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    if choices:
+def _checked(hint: Any, name: str, value: Any) -> Any:
+    """The value as the setting's declared type, or an error that says what was expected."""
+    kind, choices = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Literal:
         if value not in choices:
             raise unknown(f"value of {name}", str(value), [str(c) for c in choices])
         return value
-    if isinstance(current, tuple) and isinstance(value, list | tuple):
-        models = current
-        if Ellipsis in typing.get_args(hint):  # any length; the first value says the type
-            models = current[:1] * len(value) or tuple(value)
-        elif len(value) != len(current):
-            raise UserError(f"{name} takes {len(current)} values, not {value!r}.")
-        return tuple(_checked(recipe, name, model, new) for model, new in zip(models, value, strict=True))
-    if (hint is float or isinstance(current, float)) and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is tuple and isinstance(value, list | tuple):
+        kinds = choices[:1] * len(value) if Ellipsis in choices else choices
+        if len(value) != len(kinds):
+            raise UserError(f"{name} takes {len(kinds)} values, not {value!r}.")
+        return tuple(_checked(each, name, item) for each, item in zip(kinds, value, strict=True))
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)  # integer betas, for one, are refused by current optimizers
-    if type(value) is not type(current):
-        raise UserError(f"{name} takes {type(current).__name__}, not {value!r}.")
+    if type(value) is not kind and not (dataclasses.is_dataclass(value) and isinstance(value, kind)):
+        raise UserError(f"{name} takes {kind.__name__}, not {value!r}.")
     return value
 
 
