@@ -70,7 +70,7 @@ def test_the_same_training_twice_gives_the_same_bits(name: str) -> None:
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_resuming_is_going_on_bit_for_bit(name: str, kind: str) -> None:
-    """Through the batch change, the reset of the optimizers, lazy rounds, the pool's filling and the end of `settings`."""
+    """Through the batch change, the optimizers' reset, lazy rounds, the pool's filling and the end of `settings`."""
 
     def fresh(seed: int = 0) -> Training:
         return training(
@@ -200,7 +200,7 @@ def test_micro_batches_equal_the_batch(name: str, parts: int) -> None:
 
 
 def test_consensus_over_micro_batches_is_exact() -> None:
-    """Two passes: the mean field first, then the sum of J_i^T xi. The mean of per-part penalties is another function."""
+    """Two passes: first the mean field, then the sum of J_i^T xi. The mean of per-part penalties is another thing."""
     runs = [
         training(
             Small(lazy=1).double(), "consensus", h=0.1, source=spiral, batch=8, accumulate=n, operator_strength=0.5
@@ -233,7 +233,7 @@ def test_a_game_that_couples_its_batch_says_so() -> None:
 
 def test_a_batch_that_cannot_be_divided_is_refused_with_the_nearest() -> None:
     run = training(Small(), source=spiral, batch=10, accumulate=4)
-    with pytest.raises(UserError, match="batch of 10 .* 1 processes with 4 micro-batches each; nearest: 8 or 12"):
+    with pytest.raises(UserError, match=r"batch of 10 .* 1 processes with 4 micro-batches each; nearest: 8 or 12"):
         run.play()
     with pytest.raises(UserError, match="nearest: 4 or 4"):
         training(Small(), source=spiral, batch=3, accumulate=4).play()
@@ -366,7 +366,7 @@ def test_a_gradient_that_is_not_finite_stops_the_move_unwritten(name: str) -> No
     assert caught.value.round.step == 2
     assert run.counters.step == 2
     terms = run.game.loss(caught.value.player, caught.value.round)  # the round shows it again
-    assert not math.isfinite(sum(terms.values()))
+    assert not torch.stack(list(terms.values())).isfinite().all()
     assert all(p.requires_grad for p in run.game.parameters())
 
 

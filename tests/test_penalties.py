@@ -52,7 +52,7 @@ def test_slopes_equal_a_loop_over_samples() -> None:
 def test_slope_needs_nothing_of_its_input_and_leaves_nothing_on_it() -> None:
     D, x = critic(), images()
     expected = slope(D, x)[1]
-    for given_x in (x.clone().requires_grad_(), x.clone().requires_grad_() * 1):
+    for given_x in (x.clone().requires_grad_(), x.clone().requires_grad_() * 1):  # a leaf, and one with a history
         assert torch.equal(slope(D, given_x)[1], expected)
     with torch.no_grad():  # a held-out penalty
         assert torch.equal(slope(D, x)[1], expected)

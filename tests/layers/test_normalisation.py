@@ -91,7 +91,7 @@ def third_derivative(f: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_third_derivatives_of_an_analysis_are_right(shape: tuple[int, ...]) -> None:
-    """A penalty on a gradient, differentiated by a spectrum. torch's kernels for batch, layer and instance norm fail."""
+    """A penalty on a gradient, differentiated by a spectrum: torch's kernel for batch norm gets it wrong."""
     ours, theirs, x = pair(shape)
     x.requires_grad_()
 
