@@ -14,18 +14,16 @@ from saddlepoint.cli.terminal import BOLD, CYAN, DIM, amount, duration, styled, 
 from saddlepoint.errors import UserError
 from saddlepoint.recipes.base import Recipe
 from saddlepoint.recipes.settings import (
-    changed,
     check,
     flag,
     flat,
     groups,
     native_facts,
-    preset_of,
     preset_summary,
     refuse_unread,
+    remarks,
     shown,
     shown_facts,
-    unread,
 )
 
 if TYPE_CHECKING:
@@ -157,18 +155,14 @@ def plan(recipe: Recipe, facts: Facts | None, folder: str) -> str:
     lines = [*headline(recipe, facts), f"  run     {folder} (nothing is written now)"]
     if facts is not None and (facts.licence or facts.attribution):
         lines.append(f"  licence {'; '.join(filter(None, [facts.licence, facts.attribution]))}")
-    differs, ignored, preset = changed(recipe, native_facts(recipe)), unread(recipe), flat(preset_of(recipe))
-    width = max(len(flag(path)) for path in preset)
+    noted = remarks(recipe, native_facts(recipe))
+    style = {"changed": CYAN, "automatic": "0", "unread": DIM}
+    width = max(len(flag(path)) for path in flat(recipe))
     for title, values in groups(recipe):
         rows = []
         for path, value in values.items():
-            note = ""
-            if path in differs:
-                note = styled(f"* preset: {shown(differs[path])}", CYAN)
-            elif value != preset[path]:
-                note = "from the data" if title == "images" else "automatic"
-            elif path in ignored:
-                note = styled("not read", DIM)
+            kind, text = noted.get(path, ("automatic", ""))
+            note = styled("* " * (kind == "changed") + text, style[kind])
             rows.append([flag(path).ljust(width), shown(value).ljust(12), note])
         lines += ["", styled(title, BOLD), table(rows)]
     return "\n".join(lines)

@@ -21,8 +21,10 @@ from saddlepoint.recipes.base import ImageRecipe, Optimizer, Penalty, Recipe
 if TYPE_CHECKING:
     from saddlepoint.data.catalog import Facts
 
-NAMES = ("system", "preset", "data", "classes")  # said elsewhere, or not to be chosen
+NAMES = ("system", "preset", "data", "classes", "dimensions")  # said elsewhere, or not to be chosen
 RECORDS = ("log_kimg", "samples_kimg", "checkpoint_kimg", "keep_checkpoints")
+BY_DATA = ("resolution", "channels")
+AUTOMATIC = (*BY_DATA, "log_kimg", "samples_kimg", "checkpoint_kimg")  # 0 is filled in
 AT_LEAST_ZERO = (
     "lr", "eps", "weight_decay", "r1", "r2", "gradient_penalty", "dragan", "drift", "operator_strength", "resolution",
     "ema_half_life_kimg", "ema_ramp", "log_kimg", "samples_kimg", "checkpoint_kimg",
@@ -98,7 +100,7 @@ def _nested_title(name: str, value: Any, recipe: Recipe) -> str:
 # ---- data
 def native_facts(recipe: Recipe) -> Facts | None:
     """What is known of the recipe's data as they are; None where it has none. UserError if they are not there."""
-    if not recipe.data:
+    if not recipe.data or recipe.data_module:
         return None
     from saddlepoint.data import describe
 
@@ -132,8 +134,26 @@ def changed(recipe: Recipe, facts: Facts | None = None) -> dict[str, Any]:
     return {
         path: old[path]
         for path, value in new.items()
-        if value != old[path] and not (old[path] == 0 and value == automatic[path])
+        if value != old[path] and not (path in AUTOMATIC and old[path] == 0 and value == automatic[path])
     }
+
+
+def remarks(recipe: Recipe, facts: Facts | None = None) -> dict[str, tuple[str, str]]:
+    """{path: (kind, text)} for settings that a reader should not take for the preset's: "changed" by somebody,
+    "automatic", or "unread" by the kinds that were chosen. facts: of the data as they are.
+    """
+    differs, ignored, preset = changed(recipe, facts), unread(recipe), flat(preset_of(recipe))
+    found: dict[str, tuple[str, str]] = {}
+    for path, value in flat(recipe).items():
+        given = "from the data" if path in BY_DATA else "automatic"
+        if path in differs:
+            old = given if path in AUTOMATIC and differs[path] == 0 else shown(differs[path])
+            found[path] = ("changed", f"preset: {old}")
+        elif value != preset[path]:
+            found[path] = ("automatic", given)
+        elif path in ignored:
+            found[path] = ("unread", "not read")
+    return found
 
 
 def command(recipe: Recipe, out: str = "", facts: Facts | None = None) -> str:

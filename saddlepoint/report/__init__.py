@@ -18,15 +18,13 @@ from saddlepoint import recipes
 from saddlepoint.errors import UserError
 from saddlepoint.recipes.base import AdversarialRecipe, Recipe
 from saddlepoint.recipes.settings import (
-    changed,
     command,
-    flat,
     groups,
     native_facts,
     python_lines,
+    remarks,
     shown,
     shown_facts,
-    unread,
 )
 from saddlepoint.report import words
 from saddlepoint.report.charts import Line, Mark, chart
@@ -264,23 +262,17 @@ def again(run: Run, recipe: Recipe, facts: Facts | None) -> str:
 
 # ---- settings
 def settings(recipe: Recipe, facts: Facts | None) -> str:
-    differs, ignored = changed(recipe, facts), unread(recipe)
-    preset = flat(recipes.recipe(recipe.system, recipe.preset))
+    noted = remarks(recipe, facts)
     sections = []
     for name, values in groups(recipe):
         rows = []
         for path, value in values.items():
-            note, kind = "", ""
-            if path in differs:
-                note, kind = f"preset: {shown(differs[path])}", "changed"
-            elif value != preset[path]:
-                note = "from the data" if name == "images" else "automatic"
-            elif path in ignored:
-                note, kind = "not read", "unread"
+            kind, note = noted.get(path, ("", ""))
             rows.append(_row(path, shown(value), note, kind))
         heading = system_name(name) if name == recipe.system else name.capitalize()
         sections.append(f"<section><h3>{escape(heading)}</h3><table>{''.join(rows)}</table></section>")
-    changes = f"● marks the {len(differs)} that differ from the preset. " if differs else "All as in the preset. "
+    count = sum(kind == "changed" for kind, _ in noted.values())
+    changes = f"● marks what differs from the preset ({count}). " if count else "All as in the preset. "
     return (
         f"<h2>Settings</h2><p class=soft>Preset {escape(recipe.preset)}. {changes}Faint ones are not read by the kinds "
         f'that were chosen.</p><div class="columns">{"".join(sections)}</div>'
