@@ -113,7 +113,7 @@ def read_checkpoint(folder: Path, groups: tuple[str, ...] = GROUPS) -> tuple[dic
     try:
         values = json.loads((folder / "state.json").read_text())
         files = values.pop("files")
-    except (OSError, json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {folder} has no readable state.json ({error}).") from error
     if values.pop("format", None) != FORMAT:
         raise CheckpointError(f"checkpoint {folder} is of another format than {FORMAT}.")
