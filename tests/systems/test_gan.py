@@ -219,6 +219,14 @@ def test_dropout_masks_differ_between_reals_and_fakes_and_hold_in_both_moves() -
     assert torch.equal(fake(ones, 0), game.dropping(round, "fake")(ones, 0))
     other = game.round({"image": images(400)}, draw=1)
     assert not torch.equal(first, game.dropping(other, "real")(ones, 0))
+    logits = (
+        game.discriminator(game.inside(images(400)), real),
+        game.discriminator(game.generator(game.prior.of(round)), fake),
+    )
+    torch.testing.assert_close(
+        game.loss("discriminator", round)["gan"], 0.5 * cross_entropy_discriminator(*logits).mean()
+    )
+    torch.testing.assert_close(game.loss("generator", round)["gan"], nonsaturating_generator(logits[1]).mean())
 
 
 @pytest.mark.parametrize("network", ["dense", "conv"])

@@ -131,6 +131,19 @@ def test_blocks_are_the_official_order_of_operations() -> None:
     torch.testing.assert_close(up(x), shortcut + h)
 
 
+def test_the_101_layers_end_in_a_fifth_and_their_residuals_in_three_tenths() -> None:
+    game = build("wgan-gp", network="resnet-101", critic_norm="layer", resolution=8, **SMALL).double()
+    z, x = game.draw_latents(3), images(3, 8, dtype=torch.float64)
+    h = game.generator.blocks(game.generator.first(z).view(3, -1, 4, 4))
+    torch.testing.assert_close(game.generator(z), torch.tanh(game.generator.output(h) / 5))
+    h = game.critic.blocks(game.critic.first(x)).flatten(1)
+    value = h @ game.critic.output.weight[0] / 5 + game.critic.output.bias
+    torch.testing.assert_close(game.critic(x), value)
+    block, h = game.critic.blocks[0], torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    inner = block.conv2(F.relu(block.middle(F.relu(block.conv1(F.relu(h))))))
+    torch.testing.assert_close(block(h), h + 0.3 * F.group_norm(inner, 1))
+
+
 # ---- the critic sees samples one by one
 @pytest.mark.parametrize("overrides", NETWORKS)
 def test_gradient_norms_equal_a_loop_over_samples(overrides: dict[str, str]) -> None:
