@@ -76,8 +76,10 @@ class Flag(NamedTuple):
 def known(form: Any, default: Any = None, prefix: str = "") -> dict[str, Flag]:
     """Every flag of a form, by name."""
     found: dict[str, Flag] = {}
+    form = typing.get_origin(form) or form
+    hints = typing.get_type_hints(form, include_extras=True)
     for field in dataclasses.fields(form):
-        hint = typing.get_type_hints(form, include_extras=True)[field.name]
+        hint = hints[field.name]
         marks = getattr(hint, "__metadata__", ())
         names = " ".join(map(str, marks))
         if "Suppress" in names or "Positional" in names:
@@ -139,11 +141,14 @@ def alternatives(name: str, flags: Iterable[str]) -> str:
 
 
 def _plain(complaints: str) -> str:
-    """tyro's box without the box."""
+    """The words in tyro's box: from below its title to the first rule. (Boxes are drawn with blanks and dashes where
+    the terminal knows no better.)
+    """
     lines = [line.strip("│ ").strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", complaints).splitlines()]
-    first = next((i for i, line in enumerate(lines) if line.startswith("╭")), -1) + 1
-    last = next((i for i, line in enumerate(lines) if i >= first and line[:1] in "─╰"), len(lines))
-    return " ".join(line for line in lines[first:last] if line).rstrip(".")
+    rules = [index for index, line in enumerate(lines) if len(line) > 3 and not line.strip("╭╮╰╯─- ")]
+    title = next((i for i, line in enumerate(lines) if line.startswith("╭")), rules[0] if rules[:1] == [1] else -1)
+    last = next((index for index in rules if index > title), len(lines))
+    return " ".join(line for line in lines[title + 1 : last] if line).rstrip(".")
 
 
 def sentence(text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -70,7 +71,10 @@ def train(argv: list[str]) -> int:
 
     form = Train(recipe=base, preset=base.preset, data=base.data or api.default_data(base))
     description = _about(base)
-    chosen = parse(Train, words, prog=f"saddlepoint train {system}", description=description, default=form)
+    typed: Any = Train
+    chosen: Train[Recipe] = parse(
+        typed[type(base)], words, prog=f"saddlepoint train {system}", description=description, default=form
+    )
     check(chosen.recipe)
     refuse_unread(chosen.recipe)
     recipe = api.prepared(chosen.recipe, chosen.data).with_intervals()
@@ -142,6 +146,8 @@ def headline(recipe: Recipe, facts: Facts | None) -> Iterator[str]:
         labels = f", {facts.classes} classes" if facts.classes else ""
         size = f"{facts.height}x{facts.width} {colours}{labels}; {facts.preparation}"
         yield f"  data    {facts.name}: {amount(facts.count, 'image')}, {size}"
+    elif recipe.data:
+        yield f"  data    {recipe.data}"
     moves = {player: settings.steps for player, settings in recipe.optimizers().items()}
     per_round = recipe.batch * (next(iter(moves.values()), 1) if recipe.operator == "alternating" else 1)
     rounds = recipe.kimg * 1000 / per_round
@@ -178,14 +184,11 @@ def ending(run: Run, quiet: bool) -> int:
         lines = run.log()
         seconds = float(lines[-1]["seconds"]) if lines else 0.0
         print(f"{run.clock / 1000:g} kimg in {duration(seconds)}")
-        more = 2 * run.recipe.kimg
-        rows = [
-            ["run", str(run.path)],
-            ["report", str(run.path / "report.html")],
-            ["sample", f"saddlepoint sample {run.path} --n 16 --seed 0 --out grid.png"],
-            ["go on", f"saddlepoint resume {run.path} --kimg {shown(more)}"],
-        ]
-        print(table(rows))
+        place, more = shlex.quote(str(run.path)), 2 * run.recipe.kimg
+        print(f"  run     {run.path}")  # not in a table: lines that are copied must not wrap
+        print(f"  report  {run.path / 'report.html'}")
+        print(f"  sample  saddlepoint sample {place} --n 16 --seed 0 --out grid.png")
+        print(f"  go on   saddlepoint resume {place} --kimg {shown(more)}")
     return 0
 
 

@@ -27,8 +27,15 @@ BY_DATA = ("resolution", "channels")
 AUTOMATIC = (*BY_DATA, "log_kimg", "samples_kimg", "checkpoint_kimg")  # 0 is filled in
 AT_LEAST_ZERO = (
     "lr", "eps", "weight_decay", "r1", "r2", "gradient_penalty", "dragan", "drift", "operator_strength", "resolution",
-    "ema_half_life_kimg", "ema_ramp", "log_kimg", "samples_kimg", "checkpoint_kimg",
+    "unroll_steps", "ema_half_life_kimg", "ema_ramp", "log_kimg", "samples_kimg", "checkpoint_kimg",
 )  # fmt: skip
+# Which operators read a setting that the others pass over.
+OPERATORS = {
+    "operator_strength": ("consensus", "symplectic"),
+    "unroll_steps": ("unrolled",),
+    "unroll_through": ("unrolled",),
+    "draws": ("alternating",),
+}
 # Which update rules read a setting of Optimizer.
 KINDS = {
     "betas": ("adam", "adamw"),
@@ -62,7 +69,10 @@ def shown(value: Any) -> str:
         return " ".join(map(shown, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.10g}"
+    return short if float(short) == value or not math.isfinite(value) else repr(value)
 
 
 def preset_summary(system: str, preset: str) -> str:
@@ -233,9 +243,9 @@ def _expected(name: str, number: float) -> str:
 def unread(recipe: Recipe) -> dict[str, str]:
     """{path: who would read it} of the settings that the chosen kinds pass over."""
     found: dict[str, str] = {}
-    alternating = recipe.operator == "alternating"
-    if recipe.operator != "consensus":
-        found["operator_strength"] = "--operator consensus"
+    for name, operators in OPERATORS.items():
+        if recipe.operator not in operators and name in recipe.__dataclass_fields__:
+            found[name] = " or ".join(f"--operator {operator}" for operator in operators)
     if not recipe.ema_half_life_kimg:
         found["ema_ramp"] = "a running average: --ema-half-life-kimg above 0"
     for field in dataclasses.fields(recipe):
@@ -245,12 +255,10 @@ def unread(recipe: Recipe) -> dict[str, str]:
             for name, kinds in KINDS.items():
                 if value.kind not in kinds:
                     found[f"{head}.{name}"] = " or ".join(f"--{head}.kind {kind}" for kind in kinds)
-            if not alternating:
+            if recipe.operator != "alternating":
                 found[f"{head}.steps"] = "--operator alternating"
         elif isinstance(value, Penalty) and not (value.gradient_penalty or value.dragan):
             found[f"{field.name}.one_sided"] = f"--{field.name}.gradient-penalty or --{field.name}.dragan above 0"
-    if not alternating and "draws" in recipe.__dataclass_fields__:
-        found["draws"] = "--operator alternating"
     return found
 
 

@@ -7,6 +7,7 @@ data and their licence, where it was made, and the lines that make it again.
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -118,7 +119,7 @@ def alerts(run: Run, recipe: Recipe) -> Iterator[str]:
         line = f"saddlepoint.load({str(run.path)!r}).failure()"
         yield f'<p class="alert">This run stopped: {escape(what)} The round is kept: <code>{escape(line)}</code></p>'
     elif run.clock < round(recipe.kimg * 1000):
-        line = f"saddlepoint resume {run.path}"
+        line = f"saddlepoint resume {shlex.quote(str(run.path))}"
         yield (
             f'<p class="alert">This run is at {run.clock / 1000:g} of {recipe.kimg:g} kimg. '
             f"Go on with <code>{escape(line)}</code></p>"
