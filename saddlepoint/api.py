@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import shlex
 import sys
@@ -43,6 +44,9 @@ def prepared(recipe: Recipe, data: str = "") -> Recipe:
     recipe = dataclasses.replace(recipe, data=data or recipe.data)
     if not recipe.data:
         return recipe
+    if recipe.data_module:
+        resolved: Recipe = importlib.import_module(recipe.data_module).resolve(recipe)
+        return resolved
     from saddlepoint.data import describe
 
     return recipes.resolve(recipe, describe(recipe.data))
@@ -158,6 +162,9 @@ def _training(recipe: Recipe, device: torch.device) -> Training:
 def _source(recipe: Recipe) -> Source | None:
     if not recipe.data:
         return None
+    if recipe.data_module:
+        source: Source = importlib.import_module(recipe.data_module).source(recipe)
+        return source
     from saddlepoint.data import Stream, open_set
 
     if not isinstance(recipe, ImageRecipe):

@@ -103,6 +103,7 @@ class Round:
     dtype: torch.dtype = torch.float32
     notes: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
     kept: dict[tuple[str, int], tuple[str, Any]] | None = field(default=None, repr=False)
+    foresight: tuple[str, dict[tuple[str, int], Any]] | None = field(default=None, repr=False)
     numbers: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
     # ---- the examples
@@ -184,6 +185,17 @@ class Round:
         value = fn()
         self.kept[key] = (self.player, _detached(value))
         return value
+
+    def once(self, player: str, name: str, fn: Callable[[], Any]) -> Any:
+        """A forward pass that depends on one player's weights only. While that player thinks ahead (the unrolled
+        operator) its opponents' losses ask for it again and again: it is made once, with its graph. Elsewhere: fn().
+        """
+        if self.foresight is None or self.foresight[0] != player:
+            return fn()
+        made, key = self.foresight[1], (name, self.first)
+        if key not in made:
+            made[key] = fn()
+        return made[key]
 
     # ---- parts of a round
     def part(self, first: int, size: int) -> Round:

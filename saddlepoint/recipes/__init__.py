@@ -43,6 +43,7 @@ SYSTEMS: dict[str, Entry] = {
     "dcgan": Entry("saddlepoint.recipes.dcgan", "saddlepoint.systems.dcgan:DCGAN"),
     "wgan": Entry("saddlepoint.recipes.wgan", "saddlepoint.systems.wgan:WGAN"),
     "wgan-gp": Entry("saddlepoint.recipes.wgan_gp", "saddlepoint.systems.wgan_gp:WGANGP"),
+    "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
 }
 
 

@@ -93,6 +93,8 @@ class Recipe:
     keep_checkpoints: int = 2
     """How many of the latest checkpoints to keep."""
 
+    data_module = ""  # class attribute: the module with resolve(recipe) and source(recipe), for data other than images
+
     def optimizers(self) -> dict[str, Optimizer]:
         """Player name -> optimizer settings."""
         raise NotImplementedError
