@@ -98,7 +98,7 @@ def cifar_conv() -> GANRecipe:
 
 def tiny() -> GANRecipe:
     """Minutes on two CPU cores: narrow layers, Adam, averaged generator."""
-    adam = Optimizer(lr=2e-4, betas=(0.5, 0.999))
+    adam = Optimizer(lr=1e-3, betas=(0.5, 0.999))
     return GANRecipe(
         latent=64, hidden=(256, 256), units=(128, 128), pieces=3, batch=100, kimg=1000, g=adam, d=adam,
         ema_half_life_kimg=5,
