@@ -7,6 +7,7 @@ data and their licence, where it was made, and the lines that make it again.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import saddlepoint
 from saddlepoint import recipes
 from saddlepoint.errors import UserError
-from saddlepoint.recipes.base import AdversarialRecipe, Recipe
+from saddlepoint.recipes.base import ImageRecipe, Recipe
 from saddlepoint.recipes.settings import (
     command,
     groups,
@@ -29,7 +30,7 @@ from saddlepoint.recipes.settings import (
 )
 from saddlepoint.report import words
 from saddlepoint.report.charts import Line, Mark, chart
-from saddlepoint.report.images import corner, embedded
+from saddlepoint.report.images import corner, embedded, opened
 from saddlepoint.report.style import CSS
 from saddlepoint.runs import Run, write_bytes
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from saddlepoint.data.catalog import Facts
 
 STRIP = 12  # at most so many pictures in the strip
-PLAIN = ("clock", "kimg", "step", "seconds", "images_per_second")
+PLAIN = ("clock", "kimg", "step", "seconds", "cpu_seconds", "images_per_second")  # not curves of their own
 Log = Sequence[Mapping[str, Any]]
 
 
@@ -84,7 +85,12 @@ def facts_of(recipe: Recipe) -> tuple[Facts | None, Facts | None, str]:
 # ---- heading
 def system_name(system: str) -> str:
     """As the paper writes it: what its summary begins with."""
-    return recipes.summary(system).partition(" (")[0]
+    return re.split(r" \(|:", recipes.summary(system))[0]
+
+
+def things_of(recipe: Recipe) -> str:
+    """What the data are."""
+    return "images" if isinstance(recipe, ImageRecipe) else "points"
 
 
 def title(recipe: Recipe) -> str:
@@ -93,10 +99,11 @@ def title(recipe: Recipe) -> str:
 
 
 def heading(run: Run, recipe: Recipe, log: Log, facts: Facts | None) -> str:
-    rows = [("Shown", f"{run.clock / 1000:,.6g}", "thousand images")]
+    things = things_of(recipe)
+    rows = [("Shown", f"{run.clock / 1000:,.4g}", f"thousand {things}")]
     if log:
         rows.append(("Time", *_time(float(log[-1]["seconds"]))))
-        rows.append(("Speed", f"{statistics.median(line['images_per_second'] for line in log):,.0f}", "images/s"))
+        rows.append(("Speed", f"{statistics.median(line['images_per_second'] for line in log):,.0f}", f"{things}/s"))
     if facts is not None:
         colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(facts.channels, f"{facts.channels} channels")
         rows.append(("Images", f"{facts.height}×{facts.width}", colours))
@@ -157,27 +164,25 @@ def samples(run: Run, recipe: Recipe) -> str:
     weights = "running average of the generator" if recipe.ema_half_life_kimg else "generator as it was"
     pictures = [_figure(grids[-1], f"Samples after {last:g} kimg; {weights}, seed 0.")]
     if real.is_file():
-        pictures.append(_figure(real, "Real images, as they were shown in training."))
+        pictures.append(_figure(real, f"Real {things_of(recipe)}, as they were shown in training."))
     parts = [f'<h2>Samples</h2><div class="pair">{"".join(pictures)}</div>']
     if len(grids) > 1:
         keep = sorted({round(i * (len(grids) - 1) / (STRIP - 1)) for i in range(STRIP)})
+        small = corner if isinstance(recipe, ImageRecipe) else opened
         strip = "".join(
-            f"<figure>{embedded(corner(grids[i]), 70_000, '')}"
+            f"<figure>{embedded(small(grids[i]), 60_000, '')}"
             f"<figcaption>{int(grids[i].stem) / 1000:.3g} kimg</figcaption></figure>"
             for i in keep
         )
         parts.append(
             "<h2>How they came about</h2><p class=soft>The same latents at every point of the training; "
-            f'kimg are thousands of real images shown.</p><div class="strip" tabindex="0">{strip}</div>'
+            f'kimg are thousands of real {things_of(recipe)} shown.</p><div class="strip" tabindex="0">{strip}</div>'
         )
     return "".join(parts)
 
 
 def _figure(path: Path, caption: str) -> str:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return f"<figure>{embedded(image, 900_000, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<figure>{embedded(opened(path), 640_000, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 # ---- curves
@@ -196,43 +201,44 @@ def _panels(recipe: Recipe, log: Log) -> Iterator[str]:
     names = list(dict.fromkeys(name for line in log for name in line if name not in PLAIN))
     players = list(dict.fromkeys(name.partition("/")[0] for name in names if "/" in name))
     terms = list(dict.fromkeys(name.partition("/")[2] for name in names if "/" in name))
-    number = iter(range(1000))
+    things, number = things_of(recipe), iter(range(1000))
+
+    def drawn(lines: Sequence[Line], y_label: str, marks: Sequence[Mark] = (), log: bool = False) -> str:
+        x_label = f"kimg (thousand {things})"
+        return chart(lines, key=f"c{next(number)}", x_label=x_label, y_label=y_label, marks=marks, log=log)
+
     for term in sorted(terms, key=lambda t: t not in ("gan", "wasserstein")):
         lines = [line for i, p in enumerate(players) if (line := _line(log, f"{p}/{term}", p, i)).xs]
-        if term in ("gan", "wasserstein") and isinstance(recipe, AdversarialRecipe):
-            yield _adversarial(recipe, lines, players, f"c{next(number)}")
+        objective = str(getattr(recipe, "objective", ""))
+        if term in ("gan", "wasserstein") and (meaning := words.meaning(recipe.system, objective)):
+            svg = drawn(lines, meaning.unit, _undecided(meaning, lines))
+            yield _panel(f"Losses ({objective})", meaning.text, svg, lines)
         else:
             heading, text = words.TERMS.get(term, (f"Term “{term}”", "Weighted as it was minimised."))
-            yield _panel(heading, text, chart(lines, key=f"c{next(number)}", x_label="kimg", y_label="loss"), lines)
+            yield _panel(heading, text, drawn(lines, "loss"), lines)
     norms = [line for i, p in enumerate(players) if (line := _line(log, f"gradient_norm.{p}", p, i)).xs]
     if norms:
-        svg = chart(norms, key=f"c{next(number)}", x_label="kimg", y_label="norm (log scale)", log=True)
-        yield _panel(*words.GRADIENTS, svg, norms)
+        yield _panel(*words.GRADIENTS, drawn(norms, "norm (log scale)", log=True), norms)
     for name in names:
         if "/" not in name and not name.startswith("gradient_norm."):
-            heading, text = words.NOTES.get(
-                name, (name.replace("_", " ").capitalize(), "Noted by the game, not minimised.")
-            )
-            line = _line(log, name, heading, 2)
-            yield _panel(heading, text, chart([line], key=f"c{next(number)}", x_label="kimg", y_label="value"), [])
-    speed = _line(log, "images_per_second", "images per second", 2)
+            plain = (name.replace("_", " ").capitalize(), "Noted by the game, not minimised.", "value")
+            heading, text, unit = words.NOTES.get(name, plain)
+            yield _panel(heading, text, drawn([_line(log, name, heading, 2)], unit), [])
+    speed = _line(log, "images_per_second", "speed", 2)
     median = statistics.median(speed.ys)
-    mark = Mark(median, f"median {median:,.0f}")
-    svg = chart([speed], key=f"c{next(number)}", x_label="kimg", y_label="images per second", marks=[mark])
+    svg = drawn([speed], f"{things} per second", [Mark(median, f"median {median:,.0f}")])
     yield _panel(*words.SPEED, svg, [])
 
 
-def _adversarial(recipe: AdversarialRecipe, lines: Sequence[Line], players: Sequence[str], key: str) -> str:
-    meaning = words.meaning(recipe.system, recipe.objective)
+def _undecided(meaning: words.Meaning, lines: Sequence[Line]) -> list[Mark]:
+    """Where the losses are when the discriminator cannot tell real from fake."""
     marks: list[Mark] = []
-    for value, line in zip((meaning.first, meaning.second) if meaning else (), lines, strict=False):
-        if value is not None:
-            same = [m for m in marks if m.value == value[0]]
-            who = f"{line.name}: " if meaning and meaning.first != meaning.second else ""
-            marks += [] if same else [Mark(value[0], f"{who}{value[1]}", line.colour if who else -1)]
-    text = meaning.text if meaning else "What the players minimise."
-    svg = chart(lines, key=key, x_label="kimg", y_label=meaning.unit if meaning else "loss", marks=marks)
-    return _panel(f"Losses ({recipe.objective})", text, svg, lines)
+    for line in lines:
+        value = meaning.second if line.name == "generator" else meaning.first
+        if value is not None and value[0] not in [mark.value for mark in marks]:
+            who = f"{line.name}: " if meaning.first != meaning.second else ""
+            marks.append(Mark(value[0], f"{who}{value[1]}", line.colour if who else -1))
+    return marks
 
 
 def _line(log: Log, name: str, label: str, colour: int) -> Line:

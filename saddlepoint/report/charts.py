@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 460.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 14.0, 12.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 42.0
 POINTS = 400  # more would not be seen
+FAR = 1e100  # beyond, and logarithms below its inverse, a value is not drawn
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def chart(
     parts.append(f'<text x="{(LEFT + right) / 2:g}" y="{HEIGHT - 6:g}" text-anchor="middle">{escape(x_label)}</text>')
     middle = (TOP + bottom) / 2
     parts.append(
-        f'<text transform="translate(13 {middle:g}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text></svg>'
+        f'<text transform="translate(11 {middle:g}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text></svg>'
     )
     return "".join(parts)
 
@@ -95,7 +96,7 @@ def _path(points: Sequence[tuple[float, float, object]], log: bool) -> Iterator[
     """Path commands; a gap where a value cannot be drawn."""
     pen_up = True
     for x, y, place in points:
-        if not math.isfinite(y) or (log and y <= 0):
+        if not _drawable(y, log):
             pen_up = True
             continue
         height = max(-HEIGHT, min(2 * HEIGHT, place(y)))  # type: ignore[operator]
@@ -116,7 +117,7 @@ def _thinned(line: Line) -> Line:
 
 def _span(values: Sequence[float], marks: Sequence[float], log: bool) -> tuple[float, float]:
     """Limits of the y axis: the middle 98 % of the values with room around it, and the marks that are near."""
-    found = sorted(v for v in values if math.isfinite(v) and (v > 0 or not log))
+    found = sorted(v for v in values if _drawable(v, log))
     if not found:
         return (0.1, 1.0) if log else (0.0, 1.0)
     low, high = found[int(0.01 * (len(found) - 1))], found[math.ceil(0.99 * (len(found) - 1))]
@@ -128,6 +129,10 @@ def _span(values: Sequence[float], marks: Sequence[float], log: bool) -> tuple[f
     low, high = min([low, *near]), max([high, *near])
     edge = 0.06 * ((high - low) or abs(high) or 1.0)
     return (0.0 if 0 <= low < 0.4 * high else low - edge), high + edge
+
+
+def _drawable(value: float, log: bool) -> bool:
+    return abs(value) < FAR and (not log or value > 1 / FAR)  # false for nan
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -152,7 +157,11 @@ def number(value: float) -> str:
     """A tick's label: no more digits than needed."""
     if value == 0 or abs(value) < 1e-12:
         return "0"
-    if not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.0e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{round(value, 10):,.10g}".replace("-", "−")
+    if 1e4 <= abs(value) < 1e6:
+        text = f"{round(value / 1000, 6):g}k"
+    elif 1e-2 <= abs(value) < 1e6:
+        text = f"{round(value, 10):,.10g}"
+    else:
+        mantissa, exponent = f"{value:.6e}".split("e")
+        text = f"{float(mantissa):g}e{int(exponent)}"
+    return text.replace("-", "−")

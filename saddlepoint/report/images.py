@@ -36,8 +36,14 @@ def fitting(image: Image.Image, budget: int) -> tuple[bytes, tuple[int, int]]:
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture from a file."""
+    with Image.open(path) as image:
+        return image.copy()
 
 
 def corner(path: Path, cells: int = 4) -> Image.Image:
@@ -45,9 +51,8 @@ def corner(path: Path, cells: int = 4) -> Image.Image:
 
     The grid's metadata say how many pictures it holds, hence how many columns; its width says where they are.
     """
-    with Image.open(path) as opened:
-        image = opened.copy()
-        text = opened.info.get("saddlepoint", "{}")
+    image = opened(path)
+    text = image.info.get("saddlepoint", "{}")
     try:
         n = int(json.loads(text).get("n", 0))
     except (ValueError, AttributeError):

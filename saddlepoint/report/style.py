@@ -30,7 +30,7 @@ figcaption { margin-top: 8px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 28px;
   margin-top: 16px; }
 .pair img { width: 100%; height: auto; display: block; border-radius: 6px; }
-img { image-rendering: pixelated; background: #fff; }
+img { image-rendering: pixelated; background: #fff; outline: 1px solid var(--edge); }
 img.smooth { image-rendering: auto; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 18px; margin-top: 14px; }
 .strip img { width: 100%; height: auto; display: block; border-radius: 4px; }

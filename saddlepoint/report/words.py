@@ -30,7 +30,7 @@ OBJECTIVES: dict[str, Meaning] = {
         (2 * LOG2, "2 log 2"),
         (LOG2, "log 2"),
         _CROSS_ENTROPY + "The generator's −E log D(G(z)) is then log 2 ≈ 0.693 and grows as it is found out. "
-        "The two say who is ahead, not how good the images are.",
+        "The two say who is ahead, not how good the samples are.",
     ),
     "minimax": Meaning(
         "loss (nats)",
@@ -50,7 +50,7 @@ OBJECTIVES: dict[str, Meaning] = {
     "hinge": Meaning(
         "loss (logit margin)",
         (2.0, "2"),
-        (0.0, "0"),
+        None,
         "Hinge: the discriminator pays for real images below +1 and fakes above −1, so an undecided one (0 everywhere) "
         "pays 2. The generator's loss is minus the mean score of its fakes; its level alone means little.",
     ),
@@ -75,7 +75,7 @@ _HALVED = Meaning(
     (LOG2, "log 2"),
     (LOG2, "log 2"),
     "Cross entropy, the discriminator's halved as in the 2014 code. When it cannot tell real from fake both losses are "
-    "log 2 ≈ 0.693; its own falls towards 0 as it wins. The two say who is ahead, not how good the images are.",
+    "log 2 ≈ 0.693; its own falls towards 0 as it wins. The two say who is ahead, not how good the samples are.",
 )
 
 TERMS: dict[str, tuple[str, str]] = {
@@ -91,17 +91,24 @@ TERMS: dict[str, tuple[str, str]] = {
     "dragan": ("DRAGAN penalty", "λ E(|∇D| − 1)² around the data, weighted as it was minimised."),
     "drift": ("Drift penalty", "ε E D(x)², which keeps the critic's free constant near zero."),
 }
-NOTES: dict[str, tuple[str, str]] = {
+# What a game notes: title, text, unit of the axis.
+NOTES: dict[str, tuple[str, str, str]] = {
     "wasserstein_estimate": (
         "Critic's estimate of the distance",
         "E f(x) − E f(G(z)), in units of the critic's Lipschitz constant; falls as the samples near the data.",
+        "distance",
     ),
     "false_negatives": (
         "False negatives",
         "Share of real images that the discriminator takes for fakes; 1/2 by guessing.",
+        "share",
     ),
-    "false_positives": ("False positives", "Share of fakes that the discriminator takes for real; 1/2 by guessing."),
-    "class_accuracy": ("Class accuracy", "Share of real images whose class the critic's second head names."),
+    "false_positives": (
+        "False positives",
+        "Share of fakes that the discriminator takes for real; 1/2 by guessing.",
+        "share",
+    ),
+    "class_accuracy": ("Class accuracy", "Share of real images whose class the critic's second head names.", "share"),
 }
 GRADIENTS = (
     "Gradient norms",
@@ -109,8 +116,8 @@ GRADIENTS = (
     "announces a round that is not finite; one near 0 a player that has stopped learning.",
 )
 SPEED = (
-    "Images per second",
-    "Real images shown to the player that moves first, counted from one log line to the next; sample grids and "
+    "Speed",
+    "Examples shown to the player that moves first, counted from one log line to the next; sample grids and "
     "checkpoints written in between are part of it.",
 )
 
