@@ -85,7 +85,7 @@ def train(
         path = Path(distributed.agreed(str(run_folder(out, recipe))))
         if distributed.rank() == 0:
             try:
-                run = _created(path, recipe, overwrite)
+                run = _created(path, recipe, overwrite, training.game)
             except UserError as error:
                 problem = str(error)
         if problem := distributed.agreed(problem):  # all processes stop, not only the one that writes
@@ -146,12 +146,19 @@ def default_data(recipe: Recipe) -> str:
 
 # ---- the parts
 def _training(recipe: Recipe, device: torch.device) -> Training:
+    from saddlepoint import distributed
     from saddlepoint.engine import Training
     from saddlepoint.systems import build
 
     source = _source(recipe)
     made = build(recipe)
     training = Training(made, recipe, source, device=device)
+    if recipe.accumulate > 1 and made.couples and distributed.rank() == 0:
+        print(
+            f"note: {', '.join(sorted(made.couples))} ties the samples of a batch together, so {recipe.accumulate} "
+            f"micro-batches of {recipe.batch // recipe.accumulate} are not quite one batch of {recipe.batch}.",
+            file=sys.stderr,
+        )
     if source is not None:
         images = source(0, 1000, 0, 1000).get("image")
         if images is not None:
@@ -220,7 +227,10 @@ def _fit(
     if run is not None and distributed.rank() == 0:
         write_report(run)
         if not finished:
-            print(f"stopped at {run.clock / 1000:g} kimg. Go on with: saddlepoint resume {run.path}", file=sys.stderr)
+            print(
+                f"stopped at {run.clock / 1000:g} kimg. Go on with: saddlepoint resume {shlex.quote(str(run.path))}",
+                file=sys.stderr,
+            )
     return Run(path)
 
 
@@ -235,11 +245,12 @@ def run_folder(out: str | Path | None, recipe: Recipe) -> Path:
     return path
 
 
-def _created(path: Path, recipe: Recipe, overwrite: bool) -> Run:
+def _created(path: Path, recipe: Recipe, overwrite: bool, game: Game) -> Run:
     command = (
         shlex.join(["saddlepoint", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("saddlepoint", "__main__") else ""
     )
-    return create(path, recipe, overwrite=overwrite, command=command)
+    weights = {player.name: sum(p.numel() for p in player.parameters) for player in game.players}
+    return create(path, recipe, overwrite=overwrite, command=command, weights=weights)
 
 
 @contextmanager

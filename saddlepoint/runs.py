@@ -226,8 +226,18 @@ def _no_run(path: Path) -> UserError:
     return UserError(f"{path} is not a run folder: it has no recipe.json.")
 
 
-def create(path: str | Path, recipe: Recipe, *, overwrite: bool = False, command: str = "") -> Run:
-    """A new run folder. An existing run is kept unless `overwrite`; anything else in the way is never removed."""
+def create(
+    path: str | Path,
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    command: str = "",
+    weights: Mapping[str, int] | None = None,
+) -> Run:
+    """A new run folder. An existing run is kept unless `overwrite`; anything else in the way is never removed.
+
+    command, weights (player -> number of them): for the reader, in environment.json.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"cannot make a run at {path}: a file of that name is there.")
@@ -246,7 +256,7 @@ def create(path: str | Path, recipe: Recipe, *, overwrite: bool = False, command
     with _explained(path):
         (path / "samples").mkdir(parents=True, exist_ok=True)
         (path / "checkpoints").mkdir(exist_ok=True)
-    write_json(path / "environment.json", environment(command))
+    write_json(path / "environment.json", {**environment(command), "weights": dict(weights or {})})
     write_json(path / "recipe.json", recipes.to_json(recipe))
     return Run(path)
 

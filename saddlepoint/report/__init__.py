@@ -107,7 +107,7 @@ def heading(run: Run, recipe: Recipe, log: Log, facts: Facts | None) -> str:
     if facts is not None:
         colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(facts.channels, f"{facts.channels} channels")
         rows.append(("Images", f"{facts.height}×{facts.width}", colours))
-    rows += [(name.capitalize(), _count(n), "weights") for name, n in parameters(recipe).items()]
+    rows += [(name.capitalize(), _count(n), "weights") for name, n in run.environment.get("weights", {}).items()]
     cells = "".join(
         f"<div><dt>{escape(a)}</dt><dd>{escape(b)} <small>{escape(c)}</small></dd></div>" for a, b, c in rows
     )
@@ -131,14 +131,6 @@ def alerts(run: Run, recipe: Recipe) -> Iterator[str]:
             f'<p class="alert">This run is at {run.clock / 1000:g} of {recipe.kimg:g} kimg. '
             f"Go on with <code>{escape(line)}</code></p>"
         )
-
-
-def parameters(recipe: Recipe) -> dict[str, int]:
-    """Player -> number of weights; without memory for them."""
-    from saddlepoint.systems import build
-
-    game = build(recipe, "meta")
-    return {player.name: sum(p.numel() for p in player.parameters) for player in game.players}
 
 
 def _count(n: int) -> str:
@@ -295,7 +287,14 @@ def _row(name: str, value: str, note: str = "", kind: str = "") -> str:
 def origins(run: Run, recipe: Recipe, facts: Facts | None, missing: str) -> str:
     parts = [("Data", list(_data_rows(recipe, facts, missing)))]
     parts.append(
-        ("Environment", [(k, str(v)) for k, v in run.environment.items() if v not in (None, "") and k != "command"])
+        (
+            "Environment",
+            [
+                (k, str(v))
+                for k, v in run.environment.items()
+                if v not in (None, "") and k not in ("command", "weights")
+            ],
+        )
     )
     parts.append(("Checkpoints", list(_checkpoint_rows(run))))
     sections = "".join(
