@@ -21,10 +21,12 @@ from PIL import Image
 
 import saddlepoint as sp
 from saddlepoint import api, pictures, recipes
-from saddlepoint.cli import COMMANDS, main
-from saddlepoint.cli.data import Build
+from saddlepoint.cli import COMMANDS, EXAMPLES, main
+from saddlepoint.cli.data import Build, Inspect
 from saddlepoint.cli.forms import known, parse
-from saddlepoint.cli.train import Train
+from saddlepoint.cli.sample import Sample
+from saddlepoint.cli.show import List, Report
+from saddlepoint.cli.train import Resume, Train
 from saddlepoint.data.options import BACKGROUNDS, FITS
 from saddlepoint.data.sets import ON_ERROR
 from saddlepoint.recipes import settings
@@ -111,19 +113,6 @@ def test_no_command_shows_the_usage_and_is_an_error(capsys: Capture) -> None:
     assert "data build" in printed(capsys, "data", status=2)
     assert "data build" in printed(capsys, "data", "--help")
     assert "dcgan" in printed(capsys, "train", status=2)
-
-
-def test_examples_of_the_help_parse(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each example line is a command whose flags exist: with --help at its end it exits with 0."""
-    monkeypatch.chdir(tmp_path)
-    lines = [line.strip() for line in printed(capsys, "--help").split("examples")[1].splitlines() if "--" in line]
-    examples = [line for line in lines if "COMMAND" not in line]
-    assert len(examples) >= 3
-    for line in examples:
-        words = shlex.split(line.partition("saddlepoint ")[2])
-        flags = {word for word in words if word.startswith("--")}
-        help_ = printed(capsys, *words[: 2 if words[0] == "train" else 1], "--help")
-        assert flags <= set(re.findall(r"--[\w.-]+", help_)), line
 
 
 # ---- the flags of train
@@ -233,6 +222,39 @@ def test_flags_reach_the_training(words: list[str], monkeypatch: pytest.MonkeyPa
     expected = api.prepared(dataclasses.replace(form.recipe, kimg=0.064), "digits:test").with_intervals()
     assert seen.pop("recipe") == expected
     assert seen == {"out": "x", "device": "cpu", "overwrite": True, "progress": False, "tensorboard": True}
+
+
+ROOT = Path(__file__).parents[1]
+FORMS: dict[str, Any] = {
+    "resume": Resume, "sample": Sample, "report": Report, "list": List, "data build": Build, "data inspect": Inspect,
+}  # fmt: skip
+
+
+def examples() -> list[str]:
+    """Every command line in the README, in the command's page and in the command's own help."""
+    blocks = [EXAMPLES]
+    for page in ("README.md", "docs/how-to/command.md"):
+        blocks += re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
+    return sorted({line.partition("saddlepoint ")[2].strip() for line in lines if "saddlepoint " in line})
+
+
+def test_there_are_examples_to_check() -> None:
+    assert len(examples()) > 15
+    assert {line.split()[0] for line in examples()} == {"train", "resume", "sample", "list", "data"}
+
+
+@pytest.mark.parametrize("line", examples())
+def test_command_lines_in_the_documentation_are_valid(line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "train":
+        preset = words[words.index("--preset") + 1] if "--preset" in words else ""
+        recipe = parsed(form_of(words[1], preset), words[2:]).recipe
+        settings.check(recipe)
+        settings.refuse_unread(recipe)
+    else:
+        length = 2 if words[0] == "data" else 1
+        parse(FORMS[" ".join(words[:length])], words[length:], prog="x")
 
 
 # ---- refusals
