@@ -226,6 +226,20 @@ def _no_run(path: Path) -> UserError:
     return UserError(f"{path} is not a run folder: it has no recipe.json.")
 
 
+def refuse_occupied(path: Path, *, overwrite: bool = False) -> None:
+    """UserError if no new run may be made here: there is one to be kept, a file, or a folder with something else."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"cannot make a run at {path}: a file of that name is there.")
+    if (path / "recipe.json").exists():
+        if not overwrite:
+            raise UserError(
+                f"{path} holds a run already: go on with `saddlepoint resume {path}`, choose another --out, "
+                "or replace it with --overwrite."
+            )
+    elif path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty and not a run: choose another --out.")
+
+
 def create(
     path: str | Path,
     recipe: Recipe,
@@ -239,20 +253,12 @@ def create(
     command, weights (player -> number of them): for the reader, in environment.json.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"cannot make a run at {path}: a file of that name is there.")
+    refuse_occupied(path, overwrite=overwrite)
     if (path / "recipe.json").exists():
-        if not overwrite:
-            raise UserError(
-                f"{path} holds a run already: go on with `saddlepoint resume {path}`, choose another --out, "
-                "or replace it with --overwrite."
-            )
         for name in ("checkpoints", "samples", "failure"):
             shutil.rmtree(path / name, ignore_errors=True)
         for name in ("log.jsonl", "report.html", "recipe.json", "environment.json"):
             (path / name).unlink(missing_ok=True)
-    elif path.is_dir() and any(path.iterdir()):
-        raise UserError(f"{path} is not empty and not a run: choose another --out.")
     with _explained(path):
         (path / "samples").mkdir(parents=True, exist_ok=True)
         (path / "checkpoints").mkdir(exist_ok=True)

@@ -437,9 +437,12 @@ def test_quiet_is_quiet(run: Run, capsys: Capture, tmp_path: Path) -> None:
 
 def test_an_existing_run_is_not_replaced_by_accident(run: Run, capsys: Capture) -> None:
     before = run.clock
-    said = refused(capsys, "train", "dcgan", "--quiet", "--out", str(run.path), "--kimg", "0.016", *SMALL)
-    assert "holds a run already" in said
-    assert "--overwrite" in said
+    for more in ([], ["--dry-run"]):
+        said = refused(capsys, "train", "dcgan", "--out", str(run.path), "--kimg", "0.016", *more, *SMALL)
+        assert "holds a run already" in said
+        assert "--overwrite" in said
+    assert Run(run.path).clock == before
+    assert "nothing is written" in printed(capsys, "train", "dcgan", "--out", str(run.path), "--overwrite", "--dry-run")
     assert Run(run.path).clock == before
 
 

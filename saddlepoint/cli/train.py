@@ -11,7 +11,7 @@ import tyro
 
 from saddlepoint import recipes
 from saddlepoint.cli.forms import Switch, parse
-from saddlepoint.cli.terminal import BOLD, CYAN, DIM, amount, duration, styled, table
+from saddlepoint.cli.terminal import BOLD, CYAN, DIM, amount, chief, duration, styled, table
 from saddlepoint.errors import UserError
 from saddlepoint.recipes.base import Recipe
 from saddlepoint.recipes.settings import (
@@ -68,6 +68,7 @@ def train(argv: list[str]) -> int:
         raise UserError(f"the system comes first: saddlepoint train SYSTEM {system} ...; {_systems()}.")
     base = recipes.recipe(system, _value_of("--preset", words))
     from saddlepoint import api
+    from saddlepoint.runs import refuse_occupied
 
     form = Train(recipe=base, preset=base.preset, data=base.data or api.default_data(base))
     description = _about(base)
@@ -79,8 +80,11 @@ def train(argv: list[str]) -> int:
     refuse_unread(chosen.recipe)
     recipe = api.prepared(chosen.recipe, chosen.data).with_intervals()
     facts = shown_facts(recipe)
+    folder = api.run_folder(chosen.out or None, recipe)
+    if chief():
+        refuse_occupied(folder, overwrite=chosen.overwrite)  # at once, not after torch and the data have been loaded
     if chosen.dry_run:
-        print(plan(recipe, facts, str(api.run_folder(chosen.out or None, recipe))))
+        print(plan(recipe, facts, str(folder)))
         return 0
     if not chosen.quiet:
         print("\n".join(headline(recipe, facts)), flush=True)
