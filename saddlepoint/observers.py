@@ -23,6 +23,8 @@ from saddlepoint.errors import UserError
 from saddlepoint.operators import Report
 from saddlepoint.runs import Run, save_checkpoint, write_bytes
 
+POINTS = 2000  # in a picture of points
+
 
 class Means:
     """Running means of terms and notes, kept as tensors so that no round waits for the device."""
@@ -111,16 +113,26 @@ class Samples:
         self.seen = clock
 
     def write(self, training: Training) -> None:
-        clock = training.counters.clock
-        samples = training.average.game().sample(self.count, seed=0)
-        notes = {"saddlepoint": json.dumps({"run": self.run.path.name, "clock": clock, "seed": 0, "n": self.count})}
-        pictures.save(samples, self.run.path / "samples" / f"{clock:012d}.png", cell=self.cell, notes=notes)
+        clock, real = training.counters.clock, self._real(training)
+        points = real is not None and real.ndim == 2  # a cloud of them, with the data's behind it
+        count = len(real) if real is not None and points else self.count
+        samples = training.average.game().sample(count, seed=0)
+        notes = {"saddlepoint": json.dumps({"run": self.run.path.name, "clock": clock, "seed": 0, "n": count})}
+        path = self.run.path / "samples" / f"{clock:012d}.png"
+        pictures.save(samples, path, cell=self.cell, notes=notes, behind=real if points else None)
 
     def write_real(self, training: Training) -> None:
         """samples/real.png: the first images that the training will see, to hold the samples against."""
-        if training.source is not None:
-            examples = next(iter(training.source(0, self.count, 0, self.count).values()))
-            pictures.save(examples, self.run.path / "samples" / "real.png", cell=self.cell)
+        real = self._real(training)
+        if real is not None:
+            pictures.save(real, self.run.path / "samples" / "real.png", cell=self.cell)
+
+    def _real(self, training: Training) -> Tensor | None:
+        """The first examples: as many as samples are shown, or POINTS where they are points."""
+        if training.source is None:
+            return None
+        real = next(iter(training.source(0, self.count, 0, self.count).values()))
+        return real if real.ndim > 2 else next(iter(training.source(0, POINTS, 0, POINTS).values()))
 
     def finish(self, training: Training) -> None:
         if not (self.run.path / "samples" / f"{training.counters.clock:012d}.png").exists():

@@ -56,28 +56,51 @@ def png(image: Image.Image, notes: Mapping[str, str] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def picture(samples: Tensor, columns: int = 0, cell: int = 0) -> Image.Image:
-    """A grid of images [N, C, H, W], or a scatter of points [N, 2]."""
-    return grid(samples, columns, cell=cell) if samples.ndim == 4 else scatter(samples)
+def picture(samples: Tensor, columns: int = 0, cell: int = 0, behind: Tensor | None = None) -> Image.Image:
+    """A grid of images [N, C, H, W], or a scatter of points [N, 1 or 2]."""
+    return grid(samples, columns, cell=cell) if samples.ndim == 4 else scatter(samples, behind=behind)
 
 
-def scatter(points: Tensor, size: int = 480, extent: float = 0.0) -> Image.Image:
-    """Points [N, 2] as dots on white; the picture spans [-extent, extent] in both axes (0: 1.1 times the farthest
-    point).
+def scatter(points: Tensor, size: int = 480, extent: float = 0.0, behind: Tensor | None = None) -> Image.Image:
+    """Points [N, 2] as dots on white; the picture spans [-extent, extent] in both axes. Points of the line [N, 1] are
+    piled up.
+
+    extent: 0 takes 1.1 times the farthest point, with `behind` 1.3 times the farthest of those. behind: other points,
+    such as the data's, faint and orange under the first.
     """
-    xy = points.detach().float().cpu().numpy()
-    extent = extent or 1.1 * float(np.abs(xy).max() or 1.0)
-    canvas = np.full((size, size), 255, np.uint8)
-    pixel = ((xy / extent + 1) / 2 * (size - 1)).round().astype(int)
-    inside = ((pixel >= 1) & (pixel < size - 1)).all(1)
-    for column, row in pixel[inside]:
-        patch = canvas[size - 2 - row : size + 1 - row, column - 1 : column + 2]
-        patch[:] = (patch * 0.55).astype(np.uint8)
-    return Image.fromarray(canvas)
+    clouds = [(behind, (1.0, 0.85, 0.7)), (points, (0.55, 0.55, 0.7))] if behind is not None else [(points, (0.55,))]
+    arrays = [(cloud.detach().float().cpu().numpy(), np.array(ink)) for cloud, ink in clouds]
+    farthest = float(np.abs(np.nan_to_num(arrays[0][0], posinf=0, neginf=0)).max(initial=0)) or 1.0
+    extent = extent or (1.3 if behind is not None else 1.1) * farthest
+    canvas = np.full((size, size, 3 if behind is not None else 1), 255, np.uint8)
+    for xy, ink in arrays:
+        xy = np.nan_to_num(_piled(xy[:, 0], extent) if xy.shape[1] == 1 else xy, nan=2 * extent)
+        pixel = ((xy.clip(-2 * extent, 2 * extent) / extent + 1) / 2 * (size - 1)).round().astype(int)
+        inside = ((pixel >= 1) & (pixel < size - 1)).all(1)
+        for column, row in pixel[inside]:
+            patch = canvas[size - 2 - row : size + 1 - row, column - 1 : column + 2]
+            patch[:] = (patch * ink).astype(np.uint8)
+    return Image.fromarray(canvas if behind is not None else canvas[:, :, 0])
+
+
+def _piled(x: NDArray[np.float32], extent: float, bins: int = 96) -> NDArray[np.float32]:
+    """Points of the line as a histogram made of dots, [N] -> [N, 2]."""
+    place = np.floor((np.nan_to_num(x) / extent).clip(-1, 1) * bins / 2)
+    order = np.argsort(place, kind="stable")
+    _, first, counts = np.unique(place[order], return_index=True, return_counts=True)
+    level = np.empty(len(x))
+    level[order] = np.arange(len(x)) - np.repeat(first, counts)
+    return np.stack([x, extent * (1.8 * level / counts.max(initial=1) - 0.9)], 1).astype(np.float32)
 
 
 def save(
-    samples: Tensor, path: str | Path, *, columns: int = 0, cell: int = 0, notes: Mapping[str, str] | None = None
+    samples: Tensor,
+    path: str | Path,
+    *,
+    columns: int = 0,
+    cell: int = 0,
+    notes: Mapping[str, str] | None = None,
+    behind: Tensor | None = None,
 ) -> None:
     """Write a PNG of samples, whole or not at all."""
-    write_bytes(Path(path), png(picture(samples, columns, cell), notes))
+    write_bytes(Path(path), png(picture(samples, columns, cell, behind), notes))

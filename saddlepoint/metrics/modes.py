@@ -65,10 +65,12 @@ def mode_coverage(points: Any, centres: Any, sigma: float, near: float = NEAR) -
     if len(np.unique(c, axis=0)) < len(c):
         raise UserError("two centres coincide: their samples cannot be told apart.")
     n, k = len(x), len(c)
+    finite = np.isfinite(x).all(1)  # what is not is of no quality, and by convention nearest to mode 0
+    x = np.where(finite[:, None], x, 0.0)
     squared = (x**2).sum(1)[:, None] - 2 * x @ c.T + (c**2).sum(1)  # [N, K]
-    nearest = np.nan_to_num(squared, nan=np.inf).argmin(1)
+    nearest = np.where(finite, squared.argmin(1), 0)
     distance = np.linalg.norm(x - c[nearest], axis=1)  # exact, where the expanded square rounds
-    good = distance <= near * sigma  # False for a sample that is not finite
+    good = finite & (distance <= near * sigma)
     counts = np.bincount(nearest[good], minlength=k)
     return ModeCoverage(
         samples=n,

@@ -7,6 +7,7 @@ empty running values) many a broken loss looks right.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from saddlepoint import recipes
 from saddlepoint.data import Stream, open_set
-from saddlepoint.engine import Training
+from saddlepoint.engine import Source, Training
 from saddlepoint.game import Game, Round
 from saddlepoint.recipes.base import ImageRecipe, Recipe
 from saddlepoint.systems import build
@@ -38,7 +39,10 @@ def small(system: str, **overrides: object) -> Recipe:
     return recipe
 
 
-def source(recipe: Recipe) -> Stream | None:
+def source(recipe: Recipe) -> Source | None:
+    if recipe.data_module:
+        made: Source = importlib.import_module(recipe.data_module).source(recipe)
+        return made
     if not isinstance(recipe, ImageRecipe):
         return None
     images = open_set("digits", resolution=recipe.resolution, channels=recipe.channels)
