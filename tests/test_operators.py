@@ -65,8 +65,8 @@ def expected_map(name: str, matrix: Tensor, sizes: Sequence[int], steps: Sequenc
     h=st.floats(0.01, 1.0),
     n=st.integers(1, 3),
 )
-@pytest.mark.parametrize("name", OPERATORS)
-def test_every_operator_on_any_linear_game(name: str, seed: int, sizes: list[int], h: float, n: int) -> None:
+@pytest.mark.parametrize("name", ["alternating", "simultaneous", "extragradient", "consensus"])
+def test_operators_on_any_linear_game_are_the_matrices_of_their_formulas(name: str, seed: int, sizes: list[int], h: float, n: int) -> None:
     matrix = torch.randn(sum(sizes), sum(sizes), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     own = torch.block_diag(*(torch.ones(k, k) for k in sizes)).bool()
     matrix = torch.where(own, (matrix + matrix.T) / 2, matrix)
@@ -413,7 +413,7 @@ def test_a_trial_of_one_player_leaves_the_others() -> None:
 
 
 def test_operators_by_name() -> None:
-    assert set(OPERATORS) == {"alternating", "simultaneous", "extragradient", "consensus"}
+    assert {"alternating", "simultaneous", "extragradient", "consensus"} <= set(OPERATORS)
     assert operator("alternating") is OPERATORS["alternating"]
     chosen = operator("consensus", 3.0)
     assert isinstance(chosen, partial)
