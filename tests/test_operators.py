@@ -66,7 +66,9 @@ def expected_map(name: str, matrix: Tensor, sizes: Sequence[int], steps: Sequenc
     n=st.integers(1, 3),
 )
 @pytest.mark.parametrize("name", ["alternating", "simultaneous", "extragradient", "consensus"])
-def test_operators_on_any_linear_game_are_the_matrices_of_their_formulas(name: str, seed: int, sizes: list[int], h: float, n: int) -> None:
+def test_operators_on_any_linear_game_are_the_matrices_of_their_formulas(
+    name: str, seed: int, sizes: list[int], h: float, n: int
+) -> None:
     matrix = torch.randn(sum(sizes), sum(sizes), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     own = torch.block_diag(*(torch.ones(k, k) for k in sizes)).bool()
     matrix = torch.where(own, (matrix + matrix.T) / 2, matrix)
