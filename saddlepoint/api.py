@@ -152,18 +152,17 @@ def _training(recipe: Recipe, device: torch.device) -> Training:
 
     source = _source(recipe)
     made = build(recipe)
-    training = Training(made, recipe, source, device=device)
+    if source is not None:  # before the training begins, so that the running average starts there too
+        images = source(0, 1000, 0, 1000).get("image")
+        if images is not None:
+            made.prepare(images)
     if recipe.accumulate > 1 and made.couples and distributed.rank() == 0:
         print(
             f"note: {', '.join(sorted(made.couples))} ties the samples of a batch together, so {recipe.accumulate} "
             f"micro-batches of {recipe.batch // recipe.accumulate} are not quite one batch of {recipe.batch}.",
             file=sys.stderr,
         )
-    if source is not None:
-        images = source(0, 1000, 0, 1000).get("image")
-        if images is not None:
-            made.prepare(images)
-    return training
+    return Training(made, recipe, source, device=device)
 
 
 def _source(recipe: Recipe) -> Source | None:
