@@ -77,7 +77,7 @@ def mlp() -> WGANRecipe:
 def tiny() -> WGANRecipe:
     """Minutes on two CPU cores."""
     return WGANRecipe(
-        width=32, critic_width=32, latent=64, kimg=400, g=_rmsprop(5e-4), d=_rmsprop(5e-4, steps=3), warmup_rounds=0,
+        width=32, critic_width=32, latent=64, kimg=600, g=_rmsprop(5e-4), d=_rmsprop(5e-4, steps=3), warmup_rounds=0,
         refresh_every=0, precision="bf16", channels_last=True,
     )  # fmt: skip
 

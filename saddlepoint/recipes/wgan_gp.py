@@ -103,7 +103,7 @@ def resnet_101() -> WGANGPRecipe:
 def tiny() -> WGANGPRecipe:
     """Minutes on two CPU cores: narrow DCGAN-like networks."""
     return WGANGPRecipe(
-        latent=64, width=32, critic_width=32, kimg=300, g=_adam(1e-3, 0.5), d=_adam(1e-3, 0.5, steps=2),
+        latent=64, width=32, critic_width=32, kimg=250, g=_adam(1e-3, 0.5), d=_adam(1e-3, 0.5, steps=2),
         precision="bf16", channels_last=True,
     )  # fmt: skip
 

@@ -134,7 +134,7 @@ def classify_features(
 ) -> Classification:
     """A linear L2-SVM on the discriminator's features (section 5): fit on `train`, judged on `test`.
 
-    C is the best of `costs` on the last `held_out` share of the training images; then all of them are fitted. Batch norm
+    C is the best of `costs` on the last `held_out` share of the training images; then all are fitted. Batch norm
     uses the training images' statistics.
     """
     from sklearn.svm import LinearSVC
@@ -154,7 +154,7 @@ def classify_features(
 
 
 def balanced(labels: Tensor, per_class: int, seed: int = 0) -> Tensor:
-    """Indices of `per_class` random examples of every class, shuffled; the paper's 1,000 labels are 100 of each class."""
+    """Indices of `per_class` random examples of every class, shuffled (the paper: 100 of each of ten)."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     chosen = torch.cat([order[labels.cpu()[order] == k][:per_class] for k in labels.unique().cpu()])
