@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from saddlepoint import recipes
+from saddlepoint import api, recipes
 from saddlepoint.average import Average, load_averaged, settle
 from saddlepoint.game import Game, Player, Round, Terms
 from saddlepoint.layers.normalisation import BatchNorm
@@ -237,6 +237,15 @@ def test_settle_without_batch_norm_does_not_sample() -> None:
             raise AssertionError
 
     settle(Unsampled())
+
+
+def test_the_average_starts_from_the_prepared_game() -> None:
+    """The 2014 GAN fits its output's bias to the data before the first round; samples of the average show that."""
+    recipe = api.prepared(recipes.recipe("gan", "tiny", resolution=8), "digits")
+    run = api._training(recipe, torch.device("cpu"))
+    bias = run.average.twin.get_submodule("generator").get_parameter("output.bias")
+    assert bias.std() > 0.5
+    assert torch.equal(bias, run.game.get_submodule("generator").get_parameter("output.bias"))
 
 
 # ---- saving
