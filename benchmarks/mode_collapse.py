@@ -1,7 +1,7 @@
 """Mode collapse on the ring of eight Gaussians: a plain GAN (K = 0) against one whose generator foresees K steps of the
 discriminator (Metz et al. 2017, arXiv:1611.02163), over several seeds.
 
-    python benchmarks/mode_collapse.py [--steps 0 10] [--seeds 5] [--rounds 5000] [--results FILE] [--strip PNG]
+    python benchmarks/mode_collapse.py [--steps 0 10] [--seeds 5] [--rounds 4000] [--results FILE] [--strip PNG]
 
 Every finished cell (K, seed) is written to the results file at once, and a later call makes only what is missing: the
 table can be made in pieces. `--only-show` trains nothing. The settings are those of `saddlepoint.experiments.COLLAPSE`.
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 10], help="values of K")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=4000)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--strip", type=Path, help="write the strip of all finished cells as a PNG")
     parser.add_argument("--only-show", action="store_true")

@@ -235,8 +235,7 @@ def test_a_watched_training_counts_hops() -> None:
 
 @pytest.mark.slow
 def test_a_plain_gan_hops_between_modes_and_foreseeing_covers_them() -> None:
-    plain = experiments.mode_collapse(0, rounds=2000, batch=128, latent=64)
-    unrolled = experiments.mode_collapse(10, rounds=3000, batch=128, latent=64)
+    plain, unrolled = experiments.mode_collapse(0, rounds=1500), experiments.mode_collapse(10, rounds=2500)
     late = plain.moments[4:]
     assert np.mean([m.leading_share for m in late]) > 0.75 and plain.hops >= 2
     assert max(m.leading_share for m in unrolled.moments[-3:]) < 0.35
