@@ -246,7 +246,7 @@ class Player:
         self.steps = steps
         self.project = project
         # Built once: walking the modules costs more than a move of a small game.
-        unique = {id(p): p for module in self.modules for p in module.parameters()}
+        unique = {id(p): p for module in self.modules for p in module.parameters() if p.requires_grad}
         self.parameters: tuple[nn.Parameter, ...] = tuple(unique.values())
 
     def __repr__(self) -> str:
@@ -298,7 +298,7 @@ class Game(nn.Module):
     def prepare(self, images: Tensor) -> None:
         """Called once, before the first round, with up to a thousand real images (e.g. to fit an output bias)."""
 
-    def sample(self, n: int, seed: int = 0, **controls: Any) -> Tensor:
+    def sample(self, n: int, seed: int = 0, *args: Any, **controls: Any) -> Tensor:
         """n samples, a pure function of the weights and the seed. Images: float in [-1, 1], [n, C, H, W]."""
         raise UserError(f"{type(self).__name__} does not sample.")
 

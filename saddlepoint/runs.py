@@ -12,6 +12,7 @@ so a folder under checkpoints/ is whole or it is not there; its checksums tell i
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saddlepoint import recipes
-from saddlepoint.errors import UserError, nearest
+from saddlepoint.errors import UserError, nearest, unknown
 from saddlepoint.recipes.base import Recipe
 
 if TYPE_CHECKING:
@@ -194,8 +195,10 @@ class Run:
         """The game of the newest whole checkpoint with its averaged weights, in evaluation mode."""
         return self.game_at(None)
 
-    def game_at(self, checkpoint: Path | None) -> Game:
-        """The averaged game of one checkpoint (None: the newest whole one)."""
+    def game_at(self, checkpoint: Path | None, *, averaged: bool = True) -> Game:
+        """The averaged game of one checkpoint (None: the newest whole one). averaged=False: the live weights, which
+        training goes on from and which a spectrum is about.
+        """
         from saddlepoint.average import load_averaged
         from saddlepoint.systems import build
 
@@ -203,11 +206,16 @@ class Run:
         tensors, _ = self.latest(groups)[1:] if checkpoint is None else read_checkpoint(checkpoint, groups)
         game = build(self.recipe)
         game.load_state_dict({k.removeprefix("game/"): v for k, v in tensors.items() if k.startswith("game/")})
-        load_averaged(game, {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
+        if averaged:
+            load_averaged(game, {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
         return game.eval()
 
     def sample(self, n: int, seed: int = 0, **controls: Any) -> Tensor:
         """n samples, a pure function of the checkpoint and the seed. Images: float in [-1, 1], [n, C, H, W]."""
+        known = [name for name in inspect.signature(self.game.sample).parameters if name not in ("n", "seed")]
+        for name in controls:
+            if name not in known:
+                raise unknown(f"control of {self.recipe.system}'s samples", name, known)
         return self.game.sample(n, seed, **controls)
 
     def failure(self) -> tuple[Game, str, Round]:
@@ -255,7 +263,7 @@ def create(
     path = Path(path)
     refuse_occupied(path, overwrite=overwrite)
     if (path / "recipe.json").exists():
-        for name in ("checkpoints", "samples", "failure"):
+        for name in ("checkpoints", "samples", "failure", "analysis"):
             shutil.rmtree(path / name, ignore_errors=True)
         for name in ("log.jsonl", "report.html", "recipe.json", "environment.json"):
             (path / name).unlink(missing_ok=True)

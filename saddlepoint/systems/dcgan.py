@@ -12,7 +12,6 @@ What the paper does with a trained DCGAN (latent arithmetic, features for a clas
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -218,7 +217,6 @@ class DCGAN(Game):
         z: Tensor | None = None,
         label: int | list[int] | Tensor | None = None,
         batch: int = 256,
-        **controls: Any,
     ) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent].
 

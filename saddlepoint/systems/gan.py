@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -235,7 +235,7 @@ class GAN(Game):
         """n latents [n, latent] from the prior, a pure function of the seed."""
         return self.prior.draw(n, seed, self.device, dtype_of(self))
 
-    def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 256, **controls: Any) -> Tensor:
+    def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 256) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent]."""
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +123,7 @@ class Toy(Game):
         """n latents [n, latent] from the prior, a pure function of the seed."""
         return self.prior.draw(n, seed, self.device, dtype_of(self))
 
-    def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 4096, **controls: Any) -> Tensor:
+    def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 4096) -> Tensor:
         """n points [n, dimensions], from the seed or from latents z [n, latent]."""
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -144,7 +143,7 @@ class WGAN(Game):
         """n standard normal latents [n, latent], a pure function of the seed."""
         return self.prior.draw(n, seed, self.device, dtype_of(self))
 
-    def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 256, **controls: Any) -> Tensor:
+    def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 256) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent] (an MLP's are clamped)."""
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():

@@ -336,7 +336,6 @@ class WGANGP(Game):
         z: Tensor | None = None,
         label: int | list[int] | Tensor | None = None,
         batch: int = 256,
-        **controls: Any,
     ) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent].
 
