@@ -7,7 +7,8 @@ import importlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,12 +172,37 @@ def _source(recipe: Recipe) -> Source | None:
     if recipe.data_module:
         source: Source = importlib.import_module(recipe.data_module).source(recipe)
         return source
+    from saddlepoint import distributed
     from saddlepoint.data import Stream, open_set
 
     if not isinstance(recipe, ImageRecipe):
         raise UserError(f"{recipe.system} trains on images only when its recipe does; got data {recipe.data!r}.")
-    images = open_set(recipe.data, resolution=recipe.resolution, channels=recipe.channels, fit=recipe.fit)
+    images = open_set(
+        recipe.data,
+        resolution=recipe.resolution,
+        channels=recipe.channels,
+        fit=recipe.fit,
+        background=recipe.background,
+        on_error=recipe.on_error,
+        progress=_converting(recipe.data),
+    )
+    if images.problems and distributed.rank() == 0:
+        name, reason = images.problems[0]
+        print(f"{recipe.data}: {len(images.problems)} files were left out, first {name}: {reason}", file=sys.stderr)
     return Stream(images, seed=recipe.seed, mirror=recipe.mirror)
+
+
+def _converting(spec: str) -> Callable[[int, int], None]:
+    """A progress line for the first use of a large set, which is converted once and cached."""
+    started = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        seconds = time.perf_counter() - started
+        if seconds > 2 and (done == total or done % max(total // 10, 1) == 0):
+            left = seconds * (total - done) / done
+            print(f"converting {spec}: {done:,} of {total:,} images, {left:.0f} s left", file=sys.stderr)
+
+    return show
 
 
 def _fit(
