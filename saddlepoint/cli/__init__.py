@@ -33,6 +33,8 @@ COMMANDS: dict[str, Command] = {
     "sample": Command("draw samples from a run: a grid, single files or an array", "saddlepoint.cli.sample:sample"),
     "report": Command("write a run's report.html anew", "saddlepoint.cli.show:report"),
     "list": Command("systems, presets and data sets", "saddlepoint.cli.show:listing"),
+    "analyse": Command("spectrum, stable steps and rotation along a run's checkpoints", "saddlepoint.cli.lab:analyse"),
+    "figures": Command("the theory's pictures, computed anew, and their gallery", "saddlepoint.cli.lab:figures"),
     "data build": Command("build a zip of images in one shape from a set, folder or zip", "saddlepoint.cli.data:build"),
     "data inspect": Command("count and check the images of a set, folder or zip", "saddlepoint.cli.data:inspect"),
 }
