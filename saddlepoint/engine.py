@@ -24,7 +24,8 @@ from saddlepoint import distributed, tracking
 from saddlepoint.average import Average
 from saddlepoint.errors import UserError
 from saddlepoint.game import Draw, Game, Player, Round, Stage, Terms
-from saddlepoint.operators import Gradients, Operator, Report
+from saddlepoint.inner import Stepper, continued
+from saddlepoint.operators import Gradients, Operator, Report, Turn
 from saddlepoint.operators import operator as operator_by_name
 from saddlepoint.recipes.base import Optimizer, Recipe
 
@@ -213,18 +214,8 @@ class EngineTable:
         with self.game.untouched(), tracking.a_move():
             for part in parts:
                 product = torch.zeros((), device=self.training.device)
-                for player in self.game.players:
-                    with self._autocast():
-                        terms = self.game.loss(player, part)
-                    if not terms:
-                        continue
-                    field = torch.autograd.grad(
-                        torch.stack([t.float() if t.dtype.itemsize < 4 else t for t in terms.values()]).sum(),
-                        player.parameters,
-                        create_graph=True,
-                        allow_unused=True,
-                    )
-                    for g, u in zip(field, vectors[player.name], strict=True):
+                for name, field in self._fields(part).items():
+                    for g, u in zip(field, vectors[name], strict=True):
                         if g is not None and u is not None and g.requires_grad:
                             product = product + (g * u).sum()
                 pulled: Gradients = [None] * len(parameters)
@@ -232,10 +223,60 @@ class EngineTable:
                     pulled = torch.autograd.grad(product, parameters, allow_unused=True)
                 mean.add(pulled, {}, [])
         pulled, _, _ = mean.over_processes()
+        return self._by_player(pulled)
+
+    def jvp(self, round: Round, vectors: Mapping[str, Gradients]) -> dict[str, Gradients]:
+        round = dataclasses.replace(round, kept=None, notes={})
+        parts = round.split(self.training.recipe.accumulate)
+        mean = _Mean(len(parts))
+        with self.game.untouched(), tracking.a_move():
+            for part in parts:
+                mean.add(self._pushed(part, vectors), {}, [])
+        pushed, _, _ = mean.over_processes()
+        return self._by_player(pushed)
+
+    def _pushed(self, round: Round, vectors: Mapping[str, Gradients]) -> Gradients:
+        """J u on one part: d -> J^T d is linear, and J u is its transpose, so two reverse passes are enough."""
+        fields = self._fields(round)
+        flat = [g for player in self.game.players for g in fields.get(player.name, [None] * len(player.parameters))]
+        given = [u for p in self.game.players for u in vectors[p.name] or [None] * len(p.parameters)]
+        live = [i for i, g in enumerate(flat) if g is not None and g.requires_grad]
+        outputs = [g for g in flat if g is not None and g.requires_grad]
+        if not outputs:
+            return [None] * len(flat)
+        dual = [torch.zeros_like(g, requires_grad=True) for g in outputs]
+        parameters = [p for player in self.game.players for p in player.parameters]
+        pulled = torch.autograd.grad(outputs, parameters, dual, create_graph=True, allow_unused=True)
+        pairs = [(t, u) for t, u in zip(pulled, given, strict=True) if t is not None and u is not None]
+        pairs = [(t, u) for t, u in pairs if t.requires_grad]
+        result: list[Tensor | None] = [None] * len(flat)
+        if pairs:
+            found = torch.autograd.grad([t for t, _ in pairs], dual, [u for _, u in pairs], allow_unused=True)
+            for i, value in zip(live, found, strict=True):
+                result[i] = value
+        return result
+
+    def _fields(self, round: Round) -> dict[str, Gradients]:
+        """The gradient field of every player that does not sit out, with its graph."""
+        fields: dict[str, Gradients] = {}
+        for player in self.game.players:
+            with self._autocast():
+                terms = self.game.loss(player, round)
+            if terms:
+                total = torch.stack([t.float() if t.dtype.itemsize < 4 else t for t in terms.values()]).sum()
+                fields[player.name] = torch.autograd.grad(
+                    total, player.parameters, create_graph=True, allow_unused=True
+                )
+        return fields
+
+    def _by_player(self, flat: Gradients) -> dict[str, Gradients]:
         split: dict[str, Gradients] = {}
         for player in self.game.players:
-            split[player.name], pulled = pulled[: len(player.parameters)], pulled[len(player.parameters) :]
+            split[player.name], flat = flat[: len(player.parameters)], flat[len(player.parameters) :]
         return split
+
+    def stepper(self, player: str) -> Stepper:
+        return continued(self.training.optimizers[player], self.game.player(player).parameters)
 
     @contextmanager
     def _only(self, mover: Player) -> Iterator[None]:
@@ -263,7 +304,7 @@ class EngineTable:
         return contextlib.nullcontext()
 
     # ---- writing
-    def write(self, player: str, gradients: Gradients) -> None:
+    def write(self, player: str, gradients: Gradients, turn: Turn | None = None) -> None:
         if not gradients:
             return
         mover = self.game.player(player)
@@ -272,15 +313,21 @@ class EngineTable:
         if not torch.isfinite(norm):
             raise NonFiniteError(player, round, {name: float(value) for name, value in terms.items()})
         self.notes.setdefault(f"gradient_norm.{player}", []).append(norm)
-        self._step(mover, gradients)
+        self._step(mover, gradients, turn)
         tracking.commit(entries)
 
-    def _step(self, mover: Player, gradients: Gradients) -> None:
+    def _step(self, mover: Player, gradients: Gradients, turn: Turn | None = None) -> None:
+        before = [p.detach().clone() for p in mover.parameters] if turn else []
         for parameter, gradient in zip(mover.parameters, gradients, strict=True):
             parameter.grad = gradient if gradient is None else _laid_out_like(parameter, gradient)
         self.training.optimizers[mover.name].step()
         for parameter in mover.parameters:
             parameter.grad = None
+        if turn is not None:
+            with torch.no_grad():
+                turned = turn([p - old for p, old in zip(mover.parameters, before, strict=True)])
+                for parameter, old, step in zip(mover.parameters, before, turned, strict=True):
+                    parameter.copy_(old + step)
         if mover.project is not None:
             mover.project()
 
@@ -381,7 +428,12 @@ class Training:
         self.counters = Counters()
         self.era = game.stage(0).era
         self.memory: dict[str, Tensor] = {}
-        self.operator: Operator = operator_by_name(recipe.operator, recipe.operator_strength)
+        self.operator: Operator = operator_by_name(
+            recipe.operator,
+            recipe.operator_strength,
+            unroll_steps=recipe.unroll_steps,
+            unroll_through=recipe.unroll_through,
+        )
         self.table = EngineTable(self)
 
     def play(self) -> Report:

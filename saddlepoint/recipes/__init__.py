@@ -44,6 +44,9 @@ SYSTEMS: dict[str, Entry] = {
     "wgan": Entry("saddlepoint.recipes.wgan", "saddlepoint.systems.wgan:WGAN"),
     "wgan-gp": Entry("saddlepoint.recipes.wgan_gp", "saddlepoint.systems.wgan_gp:WGANGP"),
     "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
+    "dirac": Entry("saddlepoint.recipes.dirac", "saddlepoint.systems.dirac:Dirac"),
+    "bilinear": Entry("saddlepoint.recipes.bilinear", "saddlepoint.systems.bilinear:Bilinear"),
+    "quadratic": Entry("saddlepoint.recipes.quadratic", "saddlepoint.systems.quadratic:Quadratic"),
 }
 
 

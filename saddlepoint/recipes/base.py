@@ -70,10 +70,16 @@ class Recipe:
     """Images per move, over all processes and micro-batches together."""
     seed: int = 0
     """Decides initial weights, order of the data and every random number."""
-    operator: Literal["alternating", "simultaneous", "extragradient", "consensus"] = "alternating"
+    operator: Literal[
+        "alternating", "simultaneous", "extragradient", "consensus", "optimistic", "symplectic", "unrolled"
+    ] = "alternating"
     """How a round of play changes the weights."""
-    operator_strength: float = 10.0
-    """gamma of consensus; other operators ignore it."""
+    operator_strength: float = 0.0
+    """gamma of consensus (0 takes 10) or lambda of symplectic (0 takes 1); other operators ignore it."""
+    unroll_steps: int = 5
+    """Steps of the other players that the generator foresees under operator=unrolled."""
+    unroll_through: bool = True
+    """Let the generator's gradient pass through those steps (unrolled); without, they just move first in thought."""
     accumulate: int = 1
     """Micro-batches per move: less memory, the same gradients unless the game couples a batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
