@@ -1,4 +1,4 @@
-"""What every recipe has: plain values that a command line can show, a run folder store and a checkpoint carry. No torch here.
+"""What every recipe has: plain values that a command line can show and a run folder store. No torch here.
 
 No unions, no optional dataclasses: a kind is a Literal, a weight of 0 is off. So every value stays one flat flag.
 """
@@ -129,6 +129,10 @@ class ImageRecipe(Recipe):
     """Show each image mirrored half of the time."""
     fit: Literal["auto", "pad", "resize", "crop"] = "auto"
     """How an image of another shape becomes square: see `saddlepoint data build --help`."""
+    background: Literal["auto", "black", "grey", "white"] = "auto"
+    """What transparent and padded pixels become; auto is white for art, black for grey images."""
+    on_error: Literal["refuse", "skip"] = "refuse"
+    """Files that cannot be read: refuse to train and name them, or skip them and say how many."""
 
     min_resolution = 8  # class attribute, not a setting: the smallest that the networks allow
 
