@@ -386,7 +386,7 @@ def test_a_dry_run_says_what_would_be(capsys: Capture, tmp_path: Path, monkeypat
     assert "runs/wgan-digits-001 (nothing is written now)" in text
     assert "CC-BY-4.0" in text
     values = {row[0]: row[1:] for row in map(str.split, text.splitlines()) if row and row[0].startswith("--")}
-    assert values["--kimg"] == ["9.6", "*", "preset:", "400"]
+    assert values["--kimg"] == ["9.6", "*", "preset:", "600"]
     assert values["--resolution"] == ["16", "*", "preset:", "from", "the", "data"]
     assert values["--channels"] == ["1", "from", "the", "data"]
     assert values["--samples-kimg"] == ["0.96", "automatic"]

@@ -65,7 +65,7 @@ def mode_coverage(points: Any, centres: Any, sigma: float, near: float = NEAR) -
     if len(np.unique(c, axis=0)) < len(c):
         raise UserError("two centres coincide: their samples cannot be told apart.")
     n, k = len(x), len(c)
-    finite = np.isfinite(x).all(1)  # what is not is of no quality, and by convention nearest to mode 0
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(x).all(1))  # the rest has no quality
     x = np.where(finite[:, None], x, 0.0)
     squared = (x**2).sum(1)[:, None] - 2 * x @ c.T + (c**2).sum(1)  # [N, K]
     nearest = np.where(finite, squared.argmin(1), 0)

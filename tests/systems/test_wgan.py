@@ -65,7 +65,7 @@ def test_initial_weights_without_clipping() -> None:
 
 
 def test_every_weight_of_the_critic_is_clipped_at_the_start_and_after_every_step() -> None:
-    game = build("wgan", **{"d.lr": 0.05}, **SMALL)
+    game = build("wgan", clip=0.01, **{"d.lr": 0.05}, **SMALL)
     assert largest_weight(game) <= 0.01
     gains = [m.weight for m in game.critic.modules() if isinstance(m, BatchNorm)]
     assert gains and all(g.max().item() == pytest.approx(0.01) for g in gains)  # batch norm included, as officially
@@ -109,7 +109,7 @@ def test_drift_fixes_the_constant() -> None:
 
 
 def test_a_clipped_dense_critic_is_as_lipschitz_as_its_layers_allow() -> None:
-    game = build("wgan", critic="mlp", critic_width=16, width=4, **{"d.lr": 1e-3, "g.lr": 1e-4})
+    game = build("wgan", clip=0.01, critic="mlp", critic_width=16, width=4, **{"d.lr": 1e-3, "g.lr": 1e-4})
     train(game, {"image": images(8)}, rounds=4)
     layers = [m for m in game.critic.modules() if isinstance(m, nn.Linear)]
     bound = math.prod(0.01 * math.sqrt(m.in_features * m.out_features) for m in layers)
@@ -121,6 +121,7 @@ def test_clipping_piles_the_weights_up_at_its_ends() -> None:
     """Figure 1b of the WGAN-GP paper: a clipped critic uses little between -c and c."""
     game = build(
         "wgan",
+        clip=0.01,
         critic="mlp",
         critic_width=32,
         generator_norm="none",
