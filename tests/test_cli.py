@@ -391,7 +391,7 @@ def test_a_dry_run_says_what_would_be(capsys: Capture, tmp_path: Path, monkeypat
     assert values["--channels"] == ["1", "from", "the", "data"]
     assert values["--samples-kimg"] == ["0.96", "automatic"]
     assert values["--d.betas"] == ["0.5", "0.999", "not", "read"]
-    assert values["--d.steps"] == ["3"]
+    assert values["--d.steps"] == ["3", "*", "preset:", "2"]
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["runs", "wgan-digits-000"]
 
 
