@@ -220,7 +220,7 @@ def dirac_spectra(*, quick: bool = False) -> Picture:
         f"{', '.join(format(r1[g]['simultaneous'], '.4f') for g in r1)}; of "
         f"alternating play: {', '.join(format(r1[g]['alternating'], '.4f') for g in r1)}. The plain GAN has none in "
         f"simultaneous play, and circles "
-        f"in alternating play up to {found['GAN']['largest_stable_step']['alternating']:.4f}.",
+        f"in alternating play up to {found['GAN']['largest_stable_step']['alternating']:.4f}. "
         "Two time-scales alone do not help simultaneous play: $|\\lambda|^2=1+h_g h_d/4$ exceeds 1 for any two steps. "
         "WGAN-GP is not "
         "in the picture: its field is not differentiable at the equilibrium.",

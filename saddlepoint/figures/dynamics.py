@@ -162,7 +162,7 @@ def discrete_steps(*, quick: bool = False) -> Picture:
     return Picture(
         figure,
         numbers,
-        r"F_h(w)=w+h v(w), \quad |1+h\lambda|<1 \iff h<\frac{2|Re \lambda|}{|\lambda|^2}",
+        r"F_h(w)=w+h v(w), \quad |1+h\lambda|<1 \iff h<\frac{2|\Re \lambda|}{|\lambda|^2}",
         r"Simultaneous steps converge if and only if every eigenvalue of $v'$ lies in the disc of centre $-1/h$ and "
         r"radius $1/h$: "
         "the larger the imaginary part, the smaller the step must be.",
@@ -275,7 +275,7 @@ def continuous_flow(*, quick: bool = False) -> Picture:
     return Picture(
         figure,
         {"cases": cases},
-        r"\frac{d w}{d t}=v(w) \text{ converges near } w^{*} \iff Re \lambda<0 \text{ for every eigenvalue } \lambda "
+        r"\frac{d w}{d t}=v(w) \text{ converges near } w^{*} \iff \Re \lambda<0 \text{ for every eigenvalue } \lambda "
         r"\text{ of } v'(w^{*})",
         "In continuous time only the real parts count; the imaginary parts make the path turn. What a step size can "
         "spoil is "

@@ -80,6 +80,15 @@ class _Parser:
                 high = self.group()
             else:
                 low = self.group()
+        word = base.removeprefix("<mi>").removesuffix("</mi>")
+        if word in WORDS:  # browsers leave no room after a function's name
+            under = f"<munder>{base}{low}</munder>" if low and word in ("min", "max", "inf", "sup") else ""
+            base, low = under or base, "" if under else low
+        space = '<mspace width="0.17em"/>' if word in WORDS else ""
+        return self.attached(base, low, high) + space
+
+    def attached(self, base: str, low: str, high: str) -> str:
+        """A base with its subscript and superscript, either of which may be empty."""
         if low and high:
             return f"<msubsup>{base}{low}{high}</msubsup>"
         if low or high:
@@ -116,7 +125,7 @@ class _Parser:
         if name in LETTERS:
             return f"<mi>{LETTERS[name]}</mi>"
         if name in WORDS:
-            return f"<mi>{name}</mi><mo>\u2061</mo>"
+            return f"<mi>{name}</mi>"
         if name in SIGNS:
             return f"<mo>{SIGNS[name]}</mo>"
         raise ValueError(f"\\{name} in the formula {self.source!r} is not understood")

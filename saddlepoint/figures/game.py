@@ -148,11 +148,12 @@ def optimal_discriminator(*, quick: bool = False) -> Picture:
     return Picture(
         figure,
         numbers,
-        r"d^{*}(x)=\frac{p(x)}{p(x)+q(x)}, \quad V(d^{*},g)=2\,JSD(p \Vert q)-\log 4",
+        r"d^{*}(x)=\frac{p(x)}{p(x)+q(x)}, \quad V(d^{*},g)=2 \text{JSD}(p \Vert q)-\log 4",
         r"At each $x$ the discriminator maximises $p \log y+q \log(1-y)$, whose maximum is at $y=p/(p+q)$. With this "
         r"$d$ the "
         "generator's objective is a Jensen-Shannon divergence, smallest ($-\\log 4$) if and only if $q=p$.",
-        f"Along a straight way from $q$ to $p$, $V$ at $d^{{*}}$ and $2\\,JSD-\\log 4$, computed separately, differ "
+        f"Along a straight way from $q$ to $p$, $V$ at $d^{{*}}$ and $2 \\text{{JSD}}-\\log 4$, computed separately, "
+        f"differ "
         f"by at most "
         f"{numbers['largest_error']:.1e}; the way ends at {values[-1]:.6f} ($-\\log 4$ = {-LOG4:.6f}).",
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Array = style.Array
 X = np.linspace(-5, 7, 361)
 P = np.exp(-(X**2) / 2) / math.sqrt(2 * math.pi)
+DIGITS = 1797
 NOISE = np.asarray(ndtri((np.arange(400) + 0.5) / 400))  # one z per equal slice of probability
 
 
@@ -100,7 +101,7 @@ def learning_process(*, quick: bool = False) -> Picture:
     jsds = np.array([look["jsd"] for look in seen])
     ax.plot(steps, jsds, color=INK, lw=2.4)
     for look, letter in zip(chosen, "abcd", strict=True):
-        ax.plot(look["round"], look["jsd"], "o", color=MODEL, ms=9, zorder=5)
+        ax.plot(look["round"], look["jsd"], "o", color=MODEL, ms=9, zorder=5, clip_on=False)
         ax.annotate(
             letter, (look["round"], look["jsd"]), xytext=(7, 7), textcoords="offset points", fontsize=15, color=MODEL
         )
@@ -193,8 +194,8 @@ def results(*, quick: bool = False) -> Picture:
     game = build(recipe)
     made = Training(game, recipe, source)
     assert source is not None
-    real = source(0, 1000, 0, 1000)["image"]
-    game.prepare(real)
+    real = source(0, DIGITS, 0, DIGITS)["image"]  # each once: all that there are
+    game.prepare(real[:1000])
     rounds = 30 if quick else 3000
     at = [0, rounds // 8, rounds // 3, rounds]
     shown: list[tuple[int, Array]] = []
@@ -234,8 +235,8 @@ def results(*, quick: bool = False) -> Picture:
         f"({made.counters.clock:,} images seen, "
         f"{rounds:,} rounds). A sample's nearest real image is {numbers['mean_distance_to_nearest_real']:.2f} away on "
         f"average (pixels from 0 to 1), a real "
-        f"one's {numbers['mean_distance_between_real_neighbours']:.2f}.",
-        "No score is given: the Parzen estimates that the paper prints say little about samples.",
+        f"one's {numbers['mean_distance_between_real_neighbours']:.2f}. No score is given: "
+        "the Parzen estimates that the paper prints say little about samples.",
     )
 
 

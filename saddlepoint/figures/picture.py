@@ -28,7 +28,7 @@ class Animation:
     frames: int
     fps: float = 12.5
     dpi: int = 75
-    colours: int = 48
+    colours: int = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +76,9 @@ def animated(animation: Animation) -> bytes:
     chosen = [frames[i] for i in sorted({0, len(frames) // 3, 2 * len(frames) // 3, len(frames) - 1})]
     stack = Image.fromarray(np.concatenate([np.asarray(frame) for frame in chosen]))
     palette = stack.quantize(animation.colours, method=Image.Quantize.MEDIANCUT)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[(colours > 247).all(1)] = 255  # paper stays white
+    palette.putpalette(colours.ravel().tolist())
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     flat[0].save(

@@ -125,7 +125,7 @@ def _leaders(ax: Axes, found: dict[str, Any]) -> None:
                 ax.text(n, share + 0.05, str(mode + 1), ha="center", fontsize=11, color=SOFT)
     ax.axhline(1 / 8, color=EDGE, lw=1.4, zorder=0)
     last = max(cell["rounds"] for cell in found.values())
-    ax.text(last, 1 / 8 + 0.02, "an even ring", ha="right", fontsize=13, color=SOFT)
+    ax.text(last, 1 / 8 - 0.03, "an even ring", ha="right", va="top", fontsize=13, color=SOFT)
     ax.set(ylim=(0, 1.13), yticks=[0, 0.5, 1], xlabel="round", xlim=(-60, 1.01 * last))
     ax.set_title(
         "share of samples at the fullest mode" + (" (its number above)" if len(found) == 1 else ""), fontsize=15
@@ -228,8 +228,8 @@ def wgan_figure_2(*, quick: bool = False) -> Picture:
     left.set(xlim=(-8, 8), ylim=(-0.48, 1.06), yticks=[0, 0.5, 1], xticks=[-5, 0, 5], xlabel="$x$")
     left.set_title("what each has learned")
     floor = 1e-12
-    right.semilogy(x, np.maximum(np.abs(result.discriminator_slope), floor), color=JUDGE, lw=3)
-    right.semilogy(x, np.maximum(np.abs(result.critic_slope), floor), color=PURPLE, lw=3)
+    right.semilogy(x, np.abs(result.discriminator_slope), color=JUDGE, lw=3)
+    right.semilogy(x, np.abs(result.critic_slope), color=PURPLE, lw=3)
     right.axvspan(3, 7, color=MODEL, alpha=0.1, lw=0)
     right.text(5, 10 ** (-2.2), "fakes are here", color=MODEL, ha="center", fontsize=14)
     right.text(-7.7, 2.2, "critic", color=PURPLE, fontsize=16)
@@ -239,7 +239,7 @@ def wgan_figure_2(*, quick: bool = False) -> Picture:
     return Picture(
         figure,
         numbers,
-        r"p=N(-5,1), \quad q=N(5,1), \quad d^{*}(x)=\frac{1}{1+e^{10x}}, \quad W_1=10, \quad JSD=0.693146",
+        r"p=N(-5,1), \quad q=N(5,1), \quad d^{*}(x)=\frac{1}{1+e^{10x}}, \quad W_1=10, \quad \text{JSD}=0.693146",
         "A discriminator trained to its optimum is flat where the fakes are: nothing to learn from. A critic kept "
         "Lipschitz (here by "
         "clipping its weights) has a slope there, and it points at the data.",

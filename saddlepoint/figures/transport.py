@@ -56,7 +56,7 @@ def jsd_and_w1(*, quick: bool = False) -> Picture:
     return Picture(
         figure,
         numbers,
-        r"JSD(p_0 \Vert p_{\theta}) \to \log 2, \quad W_1(p_0,p_{\theta})=|\theta|",
+        r"\text{JSD}(p_0 \Vert p_{\theta}) \to \log 2, \quad W_1(p_0,p_{\theta})=|\theta|",
         r"Once $p$ and $q$ hardly overlap, the JSD is $\log 2$ at any distance and tells the generator nothing. The "
         "Wasserstein distance keeps its slope, however far apart they are.",
         f"Unit Gaussians at distance 1, 2, 4, 10: JSD {', '.join(f'{v:.6f}' for v in table.values())} ($\\log 2$ = "
@@ -224,8 +224,7 @@ def dual_potential(*, quick: bool = False) -> Picture:
         f"The potential found gives {e_p:.12g} on $p$ and {e_q:.12g} on $q$: dual {found.dual:.12g}, primal "
         f"{found.primal:.12g}, gap "
         f"{found.gap:.1e}; its largest slope is {found.lipschitz:.12g}. It is the lecture's $f$ to "
-        f"{numbers['largest_difference_to_the_lectures_f']:.0e}.",
-        r"The constant $-\frac{3}{2}$ is free: any other gives the same difference.",
+        f"{numbers['largest_difference_to_the_lectures_f']:.0e}. The constant is free.",
     )
 
 
