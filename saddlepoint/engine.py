@@ -310,8 +310,12 @@ class EngineTable:
         mover = self.game.player(player)
         entries, round, terms = self.pending.pop(player)
         norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        if not torch.isfinite(norm):
-            raise NonFiniteError(player, round, {name: float(value) for name, value in terms.items()})
+        # Players that were measured together are refused together, so that the weights saved with a failure are those
+        # at which it was measured: this one by its gradient, those still waiting by their losses.
+        failed = [] if torch.isfinite(norm) else [(player, round, terms)]
+        failed += [(n, r, t) for n, (_, r, t) in self.pending.items() if not all(map(torch.isfinite, t.values()))]
+        for name, where, found in failed:
+            raise NonFiniteError(name, where, {term: float(value) for term, value in found.items()})
         self.notes.setdefault(f"gradient_norm.{player}", []).append(norm)
         self._step(mover, gradients, turn)
         tracking.commit(entries)

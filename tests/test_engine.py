@@ -704,3 +704,14 @@ def test_a_supervised_game_is_a_game_of_one_player() -> None:
         d = matrix.diagonal().double()
         factor = {"extragradient": 1 - d * (1 - d), "consensus": 1 - d - 0.5 * d * d}.get(name, 1 - d)
         torch.testing.assert_close(weights(run.game), factor**2, rtol=1e-6, atol=1e-7)
+
+
+def test_a_second_player_that_is_not_finite_stops_a_joint_move_before_the_first_is_written() -> None:
+    game = bilinear(1.0)
+    made = training(game, operator="simultaneous")
+    second = game.players[1]
+    true_loss, second.loss = second.loss, lambda round: {name: v / 0 for name, v in true_loss(round).items()}
+    before = [p.detach().clone() for p in game.parameters()]
+    with pytest.raises(NonFiniteError, match=second.name):
+        made.play()
+    assert all(torch.equal(a, b) for a, b in zip(before, game.parameters(), strict=True))
