@@ -154,8 +154,9 @@ def mean_abs(a: Array, b: Array) -> Array:
 
 def monotone_plan(p: Line, q: Line) -> LinePlan:
     """Cut both at the union of their cumulative masses: between two cuts, both quantile functions are linear."""
+    lines = [Line(*(part[line.mass > 0] for part in (line.start, line.end, line.mass))) for line in (p, q)]
     ends = []
-    for line in (p, q):
+    for line in lines:  # without empty cells, which rounding at the end could pick, and divide by
         cumulative = np.cumsum(line.mass)
         cumulative /= cumulative[-1]
         ends.append(cumulative)
@@ -163,7 +164,7 @@ def monotone_plan(p: Line, q: Line) -> LinePlan:
     cuts = cuts[np.concatenate([[True], np.diff(cuts) > 0])]
     middle = (cuts[1:] + cuts[:-1]) / 2
     sides = []
-    for line, end in zip((p, q), ends, strict=True):
+    for line, end in zip(lines, ends, strict=True):
         part = np.minimum(np.searchsorted(end, middle), len(end) - 1)
         begin, width = np.concatenate([[0.0], end[:-1]])[part], np.diff(end, prepend=0.0)[part]
         share = np.clip((np.stack([cuts[:-1], cuts[1:]], axis=1) - begin[:, None]) / width[:, None], 0, 1)

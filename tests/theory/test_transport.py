@@ -321,3 +321,11 @@ def test_sliced_of_a_shift(dim: int) -> None:
 def test_inputs_that_cannot_be_used_are_named(make: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_empty_cells_at_the_ends_of_a_grid_carry_nothing() -> None:
+    x = np.linspace(-8, 8, 1601)
+    p = np.where(np.abs(x + 5) < 1, 1.0, 0.0)
+    q = np.where(np.abs(x - 5) < 1 / 3, 0.1, 0.0)  # cumulative masses end at 1 only to rounding
+    found = w1(Grid(x, p, normalise=True), Grid(x, q, normalise=True))
+    assert found == pytest.approx(10, abs=0.02)
