@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _silence():
-            return _run(words)
+            status = _run(words)
+        sys.stdout.flush()  # here a closed pipe can still be answered; at the interpreter's exit it is an error
+        return status
     except SystemExit as stop:  # tyro's --help
         return stop.code if isinstance(stop.code, int) else 0
     except UserError as error:
