@@ -20,7 +20,7 @@ import numpy as np
 from saddlepoint.runs import write_bytes
 
 RESULTS = Path(__file__).parent / "results" / "mode_collapse.json"
-KEPT = 800  # points of a snapshot that are stored, in hundredths
+KEPT = 500  # points of a snapshot that are stored, in hundredths
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4000)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--strip", type=Path, help="write the strip of all finished cells as a PNG")
+    parser.add_argument("--strip-seeds", type=int, nargs="+", help="only these seeds in the strip")
     parser.add_argument("--only-show", action="store_true")
     chosen = parser.parse_args()
     cells: dict[str, Any] = json.loads(chosen.results.read_text()) if chosen.results.exists() else {}
@@ -45,7 +46,7 @@ def main() -> None:
     found = [cell for cell in cells.values() if cell["rounds"] == chosen.rounds and cell["steps"] in chosen.steps]
     print(table(found))
     if chosen.strip:
-        strip(found, chosen.strip)
+        strip([c for c in found if chosen.strip_seeds is None or c["seed"] in chosen.strip_seeds], chosen.strip)
 
 
 def store(path: Path, cells: dict[str, Any]) -> None:
@@ -119,17 +120,17 @@ def strip(cells: list[dict[str, Any]], path: Path) -> None:
     size = (1.25 * len(columns), 1.3 * len(cells))
     figure, axes = plt.subplots(len(cells), len(columns), figsize=size, squeeze=False, layout="constrained")
     edges = np.linspace(-3, 3, 121)
-    for line, cell in zip(axes, cells, strict=True):
+    for number, (line, cell) in enumerate(zip(axes, cells, strict=True)):
         pictures = [*cell["snapshots"].items(), ("target", cell["target"])]
         for axis, (name, packed) in zip(line, pictures, strict=True):
             points = np.array(packed) / 100
             density = gaussian_filter(np.histogram2d(points[:, 1], points[:, 0], bins=(edges, edges))[0], 3)
             axis.imshow(density, origin="lower", cmap="Greens", vmax=0.9 * density.max())
             axis.set(xticks=[], yticks=[])
-            if line is axes[0]:
-                axis.set_title(name if name == "target" else f"round {name}", fontsize=8)
+            if number == 0:
+                axis.set_title("data" if name == "target" else f"round {name}", fontsize=8)
         line[0].set_ylabel(f"K = {cell['steps']}, seed {cell['seed']}", fontsize=7)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
     print(path)
 
 
