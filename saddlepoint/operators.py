@@ -17,6 +17,7 @@ Two time-scales are two learning rates, negative momentum is an optimizer's sett
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -252,7 +253,9 @@ def unrolled_loss(
         every = round if whole is None else whole
         ahead: tuple[str, dict[tuple[str, int], object]] = (leader, {})  # its own forward passes are made once
         parts = dataclasses.replace(every, kept=None, notes={}, foresight=ahead).split(every.size // round.size)
-        with tracking.silence():  # a shared forward was made at other weights, and nothing of this is logged
+        # A step's penalty is differentiated three times.
+        exact = tracking.any_order() if through else contextlib.nullcontext()
+        with tracking.silence(), exact:  # a shared forward was made at other weights, and nothing of this is logged
             weights = _foreseen(elsewhere, followers, steppers, parts, steps, through)
         with tracking.collecting() as ledger:
             terms = elsewhere.loss(leader, dataclasses.replace(round, foresight=ahead), weights)

@@ -96,13 +96,15 @@ def local_convergence(
     optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
     probes: int = 8,
     dense: int = 512,
+    tolerance: float = 1e-3,
     losses: Losses | None = None,
     seed: int = 0,
 ) -> Report:
     """Report on a game at its present weights, on one round. See `spectrum` and `decompose` for what it costs; the
     rightmost eigenvalues take longest. optimizers: player -> optimizer, for the spectrum that they make of it.
     """
-    options: dict[str, Any] = {"dense": dense, "losses": losses, "seed": seed}
+    shared: dict[str, Any] = {"dense": dense, "losses": losses, "seed": seed}
+    options = {**shared, "tolerance": tolerance}
     leading = spectrum(game, round, k, "LM", **options)
     rightmost = spectrum(game, round, k, "LR", **options)
     stepping = None
@@ -114,7 +116,7 @@ def local_convergence(
         norm=vector_field(game, round, losses=losses).norm,
         leading=leading,
         rightmost=rightmost,
-        decomposition=decompose(game, round, probes=probes, **options),
+        decomposition=decompose(game, round, probes=probes, **shared),
         continuous=classify(rightmost, operator="flow"),
         simultaneous_step=min(largest_step(leading), largest_step(rightmost)),
         alternating_step=largest_step(leading, "alternating"),

@@ -108,7 +108,7 @@ def spectrum(
     picked from 4k (at least 24) of largest modulus, because ARPACK's own "LI" returns wrong members; "SM" smallest
     modulus, from the matrix only (networks with normalisation have many zeros, where Arnoldi never ends). Up to
     `dense` weights J is built and the answer is exact. preconditioner: the diagonal of P, [P], for the spectrum of P J
-    (see `preconditioner`). tolerance: ARPACK's relative accuracy. krylov: vectors kept (0: 20, for LR and SR 40, or
+    (see `preconditioner`). tolerance: ARPACK's relative accuracy. krylov: vectors kept (0: 20, for LR and SR 60, or
     3k + 2 if more); memory P x krylov doubles. A complex pair counts twice and is never cut. Fewer than k come back if
     fewer converged in `restarts`; ArithmeticError if none did. Raises UserError for a k or `which` that cannot be had.
     """
@@ -159,7 +159,7 @@ def _arnoldi(
 ) -> Spectrum:  # fmt: skip
     size = J.shape[0]
     wanted = min(max(4 * k, 24) if which == "LI" else k, size - 2)
-    usual = max(40 if which in ("LR", "SR") else 20, 3 * wanted + 2)
+    usual = max(60 if which in ("LR", "SR") else 20, 3 * wanted + 2)
     kept = min(size, max(krylov or usual, wanted + 2))
     start = np.random.default_rng(seed).standard_normal(size)
     count = [0]
