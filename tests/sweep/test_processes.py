@@ -40,7 +40,9 @@ def play(folder: Path) -> None:
         if distributed.rank() == 0:
             state = {k: v.clone().contiguous() for k, v in made.game.state_dict().items()}
             save_file({**state, "apart": torch.tensor(apart)}, folder / f"{system}.safetensors")
+    distributed.barrier()
     distributed.stop()
+    distributed.leave(0)
 
 
 @pytest.fixture(scope="module")
