@@ -70,6 +70,7 @@ class Report:
         """The same for people."""
         whole = ", ".join(f"{name} {count:,}" for name, count in self.players.items())
         bound = "" if self.exact else "at most "
+        error = f" +- {self.decomposition.error:.4f}" if self.decomposition.probes else ""
         steps = [f"simultaneous {_step(self.simultaneous_step, bound)}"]
         if not np.isnan(self.alternating_step):
             steps.append(f"alternating {_step(self.alternating_step, bound)}")
@@ -80,7 +81,7 @@ class Report:
             f"largest Re(lambda)   {_listed(self.rightmost)}",
             f"continuous time      {self.continuous.verdict}{'' if self.exact else ', judged by these'}",
             f"stable plain step    {'; '.join(steps)}",
-            f"rotation share       {self.decomposition.rotation:.4f} +- {self.decomposition.error:.4f}",
+            f"rotation share       {self.decomposition.rotation:.4f}{error}",
         ]
         if self.stepping is not None:
             radius = float(np.abs(1 + self.stepping.eigenvalues).max())
