@@ -36,7 +36,7 @@ def training(preset: str = "", data: str = "", **overrides: Any) -> Training:
 
 
 def drawn(made: Training, n: int = SAMPLES, seed: int = 0) -> Array:
-    """n points of the generator [n, dimensions], a pure function of its weights and the seed."""
+    """n points of the generator (averaged, if the recipe says so), [n, dimensions]: a pure function of the seed."""
     return np.asarray(made.average.game().sample(n, seed=seed).double().cpu().numpy())
 
 

@@ -92,8 +92,8 @@ def test_penalties_of_a_linear_discriminator() -> None:
     with torch.no_grad():
         made.discriminator.layers[0].weight.copy_(torch.tensor([[3.0, 4.0]]))
     terms = made.loss("discriminator", the_round(made))
-    assert float(terms["r1"]) == pytest.approx(0.3 * 25) and float(terms["r2"]) == pytest.approx(0.2 * 25)
-    assert float(terms["gradient_penalty"]) == pytest.approx(3 * 16, rel=1e-5)
+    assert terms["r1"].item() == pytest.approx(0.3 * 25) and terms["r2"].item() == pytest.approx(0.2 * 25)
+    assert terms["gradient_penalty"].item() == pytest.approx(3 * 16, rel=1e-5)
 
 
 def test_minimax_is_zero_sum_and_others_are_not() -> None:
