@@ -445,6 +445,8 @@ class Training:
         self.table.begin()
         report = self.operator(self.game, self.table)
         images = self.table.end()
+        with torch.no_grad():
+            self.game.advance(self.counters.step, self.counters.clock)
         self.average.update(images, self.counters.clock)
         return report
 

@@ -295,6 +295,12 @@ class Game(nn.Module):
             for _ in range(player.steps)
         ]
 
+    def advance(self, step: int, clock: int) -> None:
+        """Called after every round, with all state committed and the counters moved on. A game may write its own
+        buffers here, as a function of buffers (equal on all processes) and these counters: a level that sampling needs,
+        an augmentation's probability.
+        """
+
     def prepare(self, images: Tensor) -> None:
         """Called once, before the first round, with up to a thousand real images (e.g. to fit an output bias)."""
 
