@@ -1,9 +1,9 @@
 """Layers of the progressive-growing family: weights of unit variance that are scaled while they are used.
 
-Equalised learning rate (Karras et al. 2018, arXiv:1710.10196, section 4.1): weights are stored as N(0, 1) and multiplied
-by gain / sqrt(fan_in) at run time, so that Adam, whose step does not depend on a gradient's size, moves all layers at
-the same relative speed. A learning-rate multiplier m (Karras et al. 2019, arXiv:1812.04948) stores them as N(0, 1/m^2)
-and uses them times m: the same function, m times slower. Biases are not scaled by fan-in, only by m.
+Equalised learning rate (Karras et al. 2018, arXiv:1710.10196, section 4.1): weights are stored as N(0, 1) and
+multiplied by gain / sqrt(fan_in) at run time, so that Adam, whose step does not depend on a gradient's size, moves all
+layers at the same relative speed. A learning-rate multiplier m (Karras et al. 2019, arXiv:1812.04948) stores them as
+N(0, 1/m^2) and uses them times m: the same function, m times slower. Biases are not scaled by fan-in, only by m.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class EqualisedLinear(nn.Module):
-    """y = x (c W)^T + m b, c = m gain / sqrt(inputs); W: [outputs, inputs]. bias_start: the value of m b at the start."""
+    """y = x (c W)^T + m b, c = m gain / sqrt(inputs); W: [outputs, inputs]. bias_start: the first value of m b."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class MinibatchStd(nn.Module):
     """Append `features` channels that say how much the samples of a group differ (arXiv:1710.10196, section 3).
 
     Per group, feature part, channel and pixel the standard deviation over the group (biased, sqrt(var + 1e-8)), then
-    its mean over the part's channels and all pixels: one number per group and part. A group holds the samples i, i + N/G,
-    i + 2N/G, ..., as in the official code. G is the largest divisor of the batch up to `group` (the official code refuses
-    batches that G does not divide). group=0: the whole batch.
+    its mean over the part's channels and all pixels: one number per group and part. A group holds the samples i,
+    i + N/G, i + 2N/G, ..., as in the official code. G is the largest divisor of the batch up to `group` (the official
+    code refuses batches that G does not divide). group=0: the whole batch.
     """
 
     def __init__(self, group: int = 4, features: int = 1) -> None:
