@@ -98,6 +98,14 @@ class Recipe:
     """A checkpoint every so many kimg; 0 is ten a run."""
     keep_checkpoints: int = 2
     """How many of the latest checkpoints to keep."""
+    evaluate_every: float = 0.0
+    """Scores every so many kimg, and the checkpoint with the best of them kept besides the latest; 0 is off."""
+    evaluate_metric: str = "auto"
+    """What is scored then and decides which is best: as in `saddlepoint evaluate`; auto is fd, or modes on toys."""
+    evaluate_features: str = "auto"
+    """The extractor whose features are scored; auto is the best that needs no download for these data."""
+    evaluate_n: int = 1000
+    """How many samples are drawn for a score."""
 
     data_module = ""  # class attribute: the module with resolve(recipe) and source(recipe), for data other than images
 

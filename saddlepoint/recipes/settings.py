@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from saddlepoint.data.catalog import Facts
 
 NAMES = ("system", "preset", "data", "classes", "dimensions")  # said elsewhere, or not to be chosen
-RECORDS = ("log_kimg", "samples_kimg", "checkpoint_kimg", "keep_checkpoints")
+RECORDS = (
+    "log_kimg", "samples_kimg", "checkpoint_kimg", "keep_checkpoints", "evaluate_every", "evaluate_metric",
+    "evaluate_features", "evaluate_n",
+)  # fmt: skip
 BY_DATA = ("resolution", "channels")
 AUTOMATIC = (*BY_DATA, "log_kimg", "samples_kimg", "checkpoint_kimg")  # 0 is filled in
 AT_LEAST_ZERO = (
     "lr", "eps", "weight_decay", "r1", "r2", "gradient_penalty", "dragan", "drift", "operator_strength", "resolution",
     "unroll_steps", "ema_half_life_kimg", "ema_ramp", "log_kimg", "samples_kimg", "checkpoint_kimg",
+    "evaluate_every",
 )  # fmt: skip
 # Which operators read a setting that the others pass over.
 OPERATORS = {
@@ -229,7 +233,7 @@ def _expected(name: str, number: float) -> str:
         return "a finite number"
     if name == "kimg" and number <= 0:
         return "more than 0"
-    if name in ("batch", "accumulate", "steps", "keep_checkpoints") and number < 1:
+    if name in ("batch", "accumulate", "steps", "keep_checkpoints", "evaluate_n") and number < 1:
         return "1 or more"
     if name in ("betas", "alpha") and not 0 <= number < 1:
         return "a decay: at least 0 and less than 1"
@@ -246,6 +250,9 @@ def unread(recipe: Recipe) -> dict[str, str]:
     for name, operators in OPERATORS.items():
         if recipe.operator not in operators and name in recipe.__dataclass_fields__:
             found[name] = " or ".join(f"--operator {operator}" for operator in operators)
+    if not recipe.evaluate_every:
+        for name in ("evaluate_metric", "evaluate_features", "evaluate_n"):
+            found[name] = "scores in training: --evaluate-every above 0"
     if not recipe.ema_half_life_kimg:
         found["ema_ramp"] = "a running average: --ema-half-life-kimg above 0"
     for field in dataclasses.fields(recipe):
