@@ -140,7 +140,7 @@ class Samples:
 
 
 class Checkpoints:
-    """A checkpoint every `every` images, and at the end; the last `keep` stay."""
+    """A checkpoint every `every` images, and at the end; the last `keep` stay, and the best where there are scores."""
 
     def __init__(self, run: Run, every: float, keep: int) -> None:
         self.run, self.every, self.keep = run, every, max(1, keep)
@@ -159,8 +159,10 @@ class Checkpoints:
         for folder in self.run.checkpoints():
             if int(folder.name) > self.written:  # damaged, or this resume would have begun with it
                 shutil.rmtree(folder, ignore_errors=True)
+        best = self.run.best()
         for folder in self.run.checkpoints()[: -self.keep]:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder != best:
+                shutil.rmtree(folder, ignore_errors=True)
         for leftover in (self.run.path / "checkpoints").glob(".*.tmp"):  # of a process that was killed while writing
             if f".{os.getpid()}." not in leftover.name:
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -3,6 +3,7 @@
     runs/NAME/
       recipe.json         every setting                     environment.json   versions, threads, machine, command
       log.jsonl           one line a tick: the record       samples/*.png      grids on fixed seeds
+      scores.jsonl        what was measured on the way      best.json          which checkpoint scored best
       checkpoints/CLOCK/  state.json and safetensors        report.html        everything at a glance, self-contained
 
 A checkpoint is safetensors plus JSON, no pickle. It is written under a temporary name, flushed to the disk and renamed,
@@ -159,19 +160,25 @@ class Run:
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl; a line cut off by a power cut is passed over."""
-        file = self.path / "log.jsonl"
-        lines = []
-        for line in file.read_text().splitlines() if file.exists() else []:
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return lines
+        return _lines(self.path / "log.jsonl")
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders, oldest first."""
         folder = self.path / "checkpoints"
         return sorted(p for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+    def scores(self) -> list[dict[str, Any]]:
+        """The lines of scores.jsonl: what was measured in training (`--evaluate-every`)."""
+        return _lines(self.path / "scores.jsonl")
+
+    def best(self) -> Path | None:
+        """The checkpoint with the best score so far, or None where nothing was scored."""
+        try:
+            clock = json.loads((self.path / "best.json").read_text())["clock"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        folder = self.path / "checkpoints" / f"{int(clock):012d}"
+        return folder if folder.is_dir() else None
 
     @property
     def clock(self) -> int:
@@ -225,6 +232,16 @@ class Run:
         return read_failure(self)
 
 
+def _lines(file: Path) -> list[dict[str, Any]]:
+    lines = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
 def _no_run(path: Path) -> UserError:
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -265,7 +282,7 @@ def create(
     if (path / "recipe.json").exists():
         for name in ("checkpoints", "samples", "failure", "analysis"):
             shutil.rmtree(path / name, ignore_errors=True)
-        for name in ("log.jsonl", "report.html", "recipe.json", "environment.json"):
+        for name in ("log.jsonl", "scores.jsonl", "best.json", "report.html", "recipe.json", "environment.json"):
             (path / name).unlink(missing_ok=True)
     with _explained(path):
         (path / "samples").mkdir(parents=True, exist_ok=True)

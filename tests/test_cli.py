@@ -156,7 +156,7 @@ def other(value: Any, choices: tuple[str, ...]) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        return next(choice for choice in choices if choice != value)
+        return next((choice for choice in choices if choice != value), f"{value}x")
     if isinstance(value, tuple):
         return tuple(other(v, ()) for v in value)
     if choices:  # a Literal of numbers
@@ -532,7 +532,7 @@ def test_sample_writes_what_the_run_samples(run: Run, tmp_path: Path, capsys: Ca
     with safe_open(folder / "x.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("samples"), expected)
         notes = json.loads(file.metadata()["saddlepoint"])
-    assert notes == {"run": str(run.path), "clock": 64, "seed": 2, "n": 6}
+    assert notes == {"run": run.path.name, "clock": 64, "seed": 2, "n": 6}
     singles = sorted((folder / "folder").iterdir())
     assert [p.name for p in singles] == [f"{i:06d}.png" for i in range(6)]
     for path, image in zip(singles, bytes_, strict=True):
@@ -623,3 +623,24 @@ def test_torchrun_trains_one_run_and_refuses_with_one_line(tmp_path: Path) -> No
     assert again.returncode != 0
     assert again.stderr.count("holds a run already") == 1
     assert "UserError" not in again.stderr
+
+
+def test_sample_takes_classes_by_number_and_name(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "conditional"
+    settings_ = {"batch": 8, "width": 4, "latent": 4, "resolution": 16, "conditional": True, "dense": 8}
+    made = sp.train(sp.recipe("dcgan", **settings_), "digits", out=path, kimg=0.016, progress=False)
+    for label, expected in (("3", [3] * 4), ("1, 7", [1, 7, 1, 7]), ("all", [y for y in range(10) for _ in range(4)])):
+        out = tmp_path / "x.npy"
+        printed(capsys, "sample", str(path), "--n", "4", "--label", label, "--out", str(out))
+        assert np.array_equal(np.load(out), made.sample(len(expected), label=expected).numpy())
+    for words, message in (
+        (["--label", "11"], "nearest: 9"),
+        (["--label", "elefant"], "unknown class 'elefant'"),
+        (["--truncation", "0.5"], "dcgan has no truncation"),
+        (["--checkpoint", "best"], "without --evaluate-every"),
+    ):
+        assert message in refused(capsys, "sample", str(path), *words)
+
+
+def test_sample_refuses_a_class_where_there_are_none(run: Run, capsys: Capture) -> None:
+    assert "knows no classes" in refused(capsys, "sample", str(run.path), "--label", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from saddlepoint.cli.forms import parse
-from saddlepoint.errors import UserError, nearest
+from saddlepoint.errors import UserError, nearest, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from saddlepoint.game import Game
+    from saddlepoint.recipes.base import Recipe
     from saddlepoint.runs import Run
 
 SUFFIXES = (".png", ".npy", ".npz", ".safetensors")
@@ -35,6 +38,10 @@ class Sample:
     """How many."""
     seed: int = 0
     """Decides which."""
+    label: str = ""
+    """Class of conditional systems: number or name, several with commas; all draws --n of every class, a row each."""
+    truncation: float = 1.0
+    """psi of systems that have a mean to be pulled to: below 1 fewer accidents and less variety."""
     out: str = "samples.png"
     """File or folder to write; a file of that name is replaced."""
     columns: int = 0
@@ -42,7 +49,7 @@ class Sample:
     cell: int = 96
     """Smaller images are enlarged by whole factors to about this many pixels in the grid; 0 leaves them as they are."""
     checkpoint: str = ""
-    """Kimg of the checkpoint, or its folder; without it the newest."""
+    """Kimg of the checkpoint, its folder, or best (see --evaluate-every of train); without it the newest."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps or auto. Another device draws other numbers."""
 
@@ -58,9 +65,12 @@ def sample(argv: list[str]) -> int:
     folder = find_checkpoint(run, chosen.checkpoint)
     device = choose_device(chosen.device)
     game = (run.game if folder is None else run.game_at(folder)).to(device)
-    samples = game.sample(chosen.n, chosen.seed)
-    notes = {"run": str(run.path), "clock": int((folder or run.checkpoints()[-1]).name), "seed": chosen.seed}
-    write(samples, out, {**notes, "n": chosen.n}, columns=chosen.columns, cell=chosen.cell)
+    given = controls(game, run.recipe, chosen)
+    count = len(given["label"]) if isinstance(given.get("label"), list) else chosen.n
+    samples = game.sample(count, chosen.seed, **given)
+    notes = {"run": run.path.name, "clock": int((folder or run.checkpoints()[-1]).name), "seed": chosen.seed}
+    columns = chosen.columns or (chosen.n if chosen.label == "all" else 0)
+    write(samples, out, {**notes, "n": count, **given}, columns=columns, cell=chosen.cell)
     print(out)
     return 0
 
@@ -83,10 +93,51 @@ def _refuse(chosen: Sample, out: Path) -> None:
         raise UserError(f"--out {str(out)!r} is a file without a suffix: name a folder, or add one of {SUFFIXES}.")
 
 
+def controls(game: Game, recipe: Recipe, chosen: Sample) -> dict[str, Any]:
+    """What the flags ask of `game.sample` besides n and seed. UserError for what this system does not have."""
+    known = inspect.signature(game.sample).parameters
+    given: dict[str, Any] = {}
+    if chosen.truncation != 1.0:
+        if "truncation" not in known:
+            raise UserError(f"{recipe.system} has no truncation: leave --truncation out.")
+        given["truncation"] = chosen.truncation
+    if chosen.label:
+        classes = int(getattr(recipe, "classes", 0))
+        if "label" not in known or not classes or not getattr(recipe, "conditional", True):
+            raise UserError(f"this {recipe.system} knows no classes: leave --label out, or train a conditional one.")
+        if chosen.label == "all":
+            given["label"] = [y for y in range(classes) for _ in range(chosen.n)]
+        else:
+            named = [_class_of(word.strip(), classes, recipe) for word in chosen.label.split(",")]
+            given["label"] = [named[i % len(named)] for i in range(chosen.n)]
+    return given
+
+
+def _class_of(word: str, classes: int, recipe: Recipe) -> int:
+    """The number of a class that a user names."""
+    if word.lstrip("-").isdigit():
+        number = int(word)
+        if not 0 <= number < classes:
+            near = min(max(number, 0), classes - 1)
+            raise UserError(f"there is no class {number}: the classes are 0 to {classes - 1}; nearest: {near}.")
+        return number
+    from saddlepoint.data import describe
+
+    names = {name.lower(): i for i, name in enumerate(describe(recipe.data).label_names)}
+    if word.lower() not in names:
+        raise unknown("class", word, [*names, "all"])
+    return names[word.lower()]
+
+
 def find_checkpoint(run: Run, wanted: str) -> Path | None:
-    """The checkpoint folder that a user means by kimg, folder name or path; None for the newest."""
+    """The checkpoint folder that a user means by kimg, folder name, path or "best"; None for the newest."""
     if not wanted:
         return None
+    if wanted == "best":
+        best = run.best()
+        if best is None:
+            raise UserError(f"{run.path} has no best checkpoint: it was trained without --evaluate-every.")
+        return best
     found = {f"{int(folder.name) / 1000:g}": folder for folder in run.checkpoints()}
     for kimg, folder in found.items():
         if wanted in (kimg, folder.name) or Path(wanted).absolute() == folder.absolute():

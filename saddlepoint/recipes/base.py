@@ -100,7 +100,9 @@ class Recipe:
     """How many of the latest checkpoints to keep."""
     evaluate_every: float = 0.0
     """Scores every so many kimg, and the checkpoint with the best of them kept besides the latest; 0 is off."""
-    evaluate_metric: str = "auto"
+    evaluate_metric: Literal[
+        "auto", "fd", "kd", "is", "precision", "recall", "density", "coverage", "swd", "ms-ssim", "modes"
+    ] = "auto"
     """What is scored then and decides which is best: as in `saddlepoint evaluate`; auto is fd, or modes on toys."""
     evaluate_features: str = "auto"
     """The extractor whose features are scored; auto is the best that needs no download for these data."""
