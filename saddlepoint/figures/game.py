@@ -11,7 +11,8 @@ from saddlepoint.figures import style
 from saddlepoint.figures.picture import Picture
 from saddlepoint.figures.style import DATA, EDGE, INK, JUDGE, MODEL, SKY, SOFT
 from saddlepoint.theory import optimal
-from saddlepoint.theory.divergences import Grid, jsd
+from saddlepoint.theory.distributions import Grid
+from saddlepoint.theory.divergences import jsd
 from saddlepoint.theory.optimal import value
 
 if TYPE_CHECKING:

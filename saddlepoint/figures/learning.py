@@ -11,7 +11,8 @@ from scipy.special import ndtri
 from saddlepoint.figures import style
 from saddlepoint.figures.picture import Animation, Picture
 from saddlepoint.figures.style import DATA, EDGE, INK, JUDGE, MODEL, SOFT
-from saddlepoint.theory.divergences import Grid, jsd, tv
+from saddlepoint.theory.distributions import Grid
+from saddlepoint.theory.divergences import jsd, tv
 from saddlepoint.theory.optimal import optimal_discriminator
 from saddlepoint.theory.transport import w1
 

@@ -11,7 +11,8 @@ from torch.distributions import Normal
 from saddlepoint.figures import style
 from saddlepoint.figures.picture import Animation, Picture
 from saddlepoint.figures.style import DATA, EDGE, INK, JUDGE, MODEL, PURPLE, SOFT
-from saddlepoint.theory.divergences import Piecewise, gaussian_jsd
+from saddlepoint.theory.distributions import Piecewise
+from saddlepoint.theory.divergences import gaussian_jsd
 from saddlepoint.theory.transport import LinePlan, w1, w1_dual, w1_plan, worked_example
 
 if TYPE_CHECKING:

@@ -21,21 +21,18 @@ import torch
 from torch import nn
 
 from saddlepoint.errors import UserError, unknown
-from saddlepoint.theory.divergences import (
-    LOG2,
+from saddlepoint.theory.distributions import (
     Array,
     Density,
     Distribution,
-    Estimate,
     Grid,
     Piecewise,
     Samples,
     as_array,
-    estimate,
     gauss_nodes,
-    log_ratio,
     pair,
 )
+from saddlepoint.theory.divergences import LOG2, Estimate, estimate, log_ratio
 
 LOG4 = 2 * LOG2
 Points: TypeAlias = tuple[Array, Array]  # points [n, dim] and their masses [n]

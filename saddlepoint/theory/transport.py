@@ -25,17 +25,17 @@ from scipy.sparse import coo_array
 from scipy.spatial.distance import cdist
 
 from saddlepoint.errors import UserError, unknown
-from saddlepoint.theory.divergences import (
+from saddlepoint.theory.distributions import (
     Array,
     Density,
     Distribution,
-    Estimate,
     Grid,
     Piecewise,
     Samples,
     gauss_nodes,
     pair,
 )
+from saddlepoint.theory.divergences import Estimate
 
 Index: TypeAlias = npt.NDArray[np.intp]
 Mask: TypeAlias = npt.NDArray[np.bool_]

@@ -15,7 +15,8 @@ from torch import distributions as D
 
 from saddlepoint.errors import UserError
 from saddlepoint.theory import divergences as dv
-from saddlepoint.theory.divergences import Density, Grid, Piecewise, Samples, estimate, jsd, kl, tv
+from saddlepoint.theory.distributions import Density, Grid, Piecewise, Samples
+from saddlepoint.theory.divergences import estimate, jsd, kl, tv
 from saddlepoint.theory.transport import w1
 
 LOG2 = math.log(2)

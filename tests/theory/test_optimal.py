@@ -17,7 +17,8 @@ from torch.nn.functional import softplus
 
 from saddlepoint.errors import UserError
 from saddlepoint.theory import optimal
-from saddlepoint.theory.divergences import Grid, Piecewise, Samples, gaussian_jsd, jsd
+from saddlepoint.theory.distributions import Grid, Piecewise, Samples
+from saddlepoint.theory.divergences import gaussian_jsd, jsd
 from saddlepoint.theory.optimal import (
     OptimalDiscriminator,
     classifier_discriminator,

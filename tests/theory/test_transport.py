@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from torch import distributions as D
 
 from saddlepoint.errors import UserError
-from saddlepoint.theory.divergences import Grid, Piecewise, Samples
+from saddlepoint.theory.distributions import Grid, Piecewise, Samples
 from saddlepoint.theory.transport import (
     LinePlan,
     solve,
