@@ -85,6 +85,7 @@ class MinibatchStd(nn.Module):
         size = min(self.group or n, n)
         size = next(g for g in range(size, 0, -1) if n % g == 0)
         parts = x.reshape(size, n // size, self.features, channels // self.features, height, width)
-        spread = (parts.var(0, correction=0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/G, features]
+        # Not Tensor.var: its second derivative, which R1 needs, loses two more digits.
+        spread = ((parts - parts.mean(0)).square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/G, features]
         maps = spread.repeat(size, 1)[:, :, None, None].expand(-1, -1, height, width)
         return torch.cat([x, maps.to(x.dtype)], 1)
