@@ -55,6 +55,22 @@ class Penalty:
 
 
 @dataclass(frozen=True)
+class Augment:
+    """Augmentation of all that the discriminator sees (Karras et al. 2020, arXiv:2006.06676)."""
+
+    operations: str = ""
+    """bg, bgc, bgcf, bgcfn, bgcfnc, or parts and operations with commas ("blit,color"); empty is off."""
+    p: float = 0.0
+    """Probability of each operation at the start; it stays there if the target is 0."""
+    target: float = 0.6
+    """Mean sign of D on real images that p is steered to; 0 leaves p as it is."""
+    every: int = 4
+    """p moves every so many rounds."""
+    kimg: float = 500.0
+    """Thousands of images in which p moves from 0 to 1."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a training run. A run folder stores it as recipe.json."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from saddlepoint import recipes
 from saddlepoint.errors import UserError
-from saddlepoint.recipes.base import ImageRecipe, Optimizer, Penalty, Recipe
+from saddlepoint.recipes.base import Augment, ImageRecipe, Optimizer, Penalty, Recipe
 
 if TYPE_CHECKING:
     from saddlepoint.data.catalog import Facts
@@ -237,6 +237,8 @@ def _expected(name: str, number: float) -> str:
         return "1 or more"
     if name in ("betas", "alpha") and not 0 <= number < 1:
         return "a decay: at least 0 and less than 1"
+    if name == "p" and not 0 <= number <= 1:
+        return "a probability from 0 to 1"
     if name == "channels" and number not in (0, 1, 3, 4):
         return "1 (grey), 3 (RGB), 4 (RGBA), or 0 for what the data have"
     if name in AT_LEAST_ZERO and number < 0:
@@ -266,7 +268,15 @@ def unread(recipe: Recipe) -> dict[str, str]:
                 found[f"{head}.steps"] = "--operator alternating"
         elif isinstance(value, Penalty) and not (value.gradient_penalty or value.dragan):
             found[f"{field.name}.one_sided"] = f"--{field.name}.gradient-penalty or --{field.name}.dragan above 0"
+        elif isinstance(value, Augment):
+            found |= _unread_augmentation(field.name, value)
     return found
+
+
+def _unread_augmentation(name: str, value: Augment) -> dict[str, str]:
+    if not value.operations:
+        return {f"{name}.{part}": f"{flag(name)}.operations bgc" for part in ("p", "target", "every", "kimg")}
+    return {} if value.target else {f"{name}.{part}": f"{flag(name)}.target above 0" for part in ("every", "kimg")}
 
 
 def refuse_unread(recipe: Recipe) -> None:
