@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import tyro
 
@@ -17,8 +18,8 @@ from saddlepoint.errors import UserError, unknown
 @dataclass(frozen=True)
 class Analyse:
     """What the linear theory says about training along a run: the eigenvalues of the vector field's Jacobian at each
-    checkpoint's live weights, on one frozen round of its data in float64; the largest stable step; how much of the
-    field is rotation.
+    checkpoint's live weights, on one frozen round of its data; the largest stable step; how much of the field is
+    rotation.
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
@@ -31,6 +32,8 @@ class Analyse:
     """Examples in the frozen round."""
     mode: Literal["training", "evaluation"] = "training"
     """training: with the batch's own statistics, as the players move; evaluation: with the running ones."""
+    precision: Literal["auto", "double", "single"] = "auto"
+    """auto: double up to 100,000 weights, single above, where double takes several times as long."""
     seed: int = 0
     """Of the round's random numbers."""
     out: str = ""
@@ -48,16 +51,21 @@ def analyse(argv: list[str]) -> int:
 
     run = load(chosen.run)
     out = Path(chosen.out).expanduser() if chosen.out else run.path / "analysis"
-    points = []
+    points, watch = [], Watch()
     for point in analysis.along(
         run,
         chosen.k,
         last=chosen.checkpoints == "last",
         batch=chosen.batch,
         training_mode=chosen.mode == "training",
+        precision=chosen.precision,
         seed=chosen.seed,
+        progress=watch,
     ):
-        print(styled(f"{point.kimg:g} kimg", BOLD) + f"  ({point.seconds:.0f} s)", flush=True)
+        watch.end()
+        print(
+            styled(f"{point.kimg:g} kimg", BOLD) + f"  ({point.seconds:.0f} s, {point.precision} precision)", flush=True
+        )
         print("\n".join(f"  {line}" for line in point.report.lines()), flush=True)
         points.append(point)
     if len(points) > 1:
@@ -65,6 +73,43 @@ def analyse(argv: list[str]) -> int:
     for path in analysis.write(points, out):
         print(path)
     return 0
+
+
+class Watch:
+    """Tells on standard error how far the work on a checkpoint is, and about how long the rest will take: a line that
+    renews itself on a terminal, one line a checkpoint elsewhere, nothing for small games (their matrix is there at
+    once).
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.end()
+
+    def end(self) -> None:
+        """A checkpoint is done: the line goes, the next starts anew."""
+        if self.live:
+            print("\r\x1b[K", end="", file=self.stream, flush=True)
+        self.started = 0.0
+        self.done: dict[str, int] = {}
+        self.said = False
+
+    def __call__(self, part: str, done: int, usual: int) -> None:
+        """So many products of this part are done, of usually so many."""
+        from saddlepoint.theory.report import USUAL
+
+        self.done[part] = done
+        made = sum(self.done.values())
+        if made == 1:  # it built the graph too
+            self.started = time.perf_counter()
+        if made < 4 or (self.said and not self.live):
+            return
+        self.said = True
+        parts = list(USUAL)  # in the order of the work
+        rest = max(usual - done, 1) + sum(USUAL[later] for later in parts[parts.index(part) + 1 :])
+        each = (time.perf_counter() - self.started) / (made - 1)
+        text = f"  {part}: {done} products of {each:.2g} s; about {rest * each:.0f} s left for this checkpoint"
+        print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", file=self.stream, flush=True)
 
 
 @dataclass(frozen=True)

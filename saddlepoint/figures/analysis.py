@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saddlepoint.errors import UserError
+from saddlepoint.errors import UserError, unknown
 from saddlepoint.figures import style
 from saddlepoint.figures.picture import plain
 from saddlepoint.figures.style import DATA, EDGE, INK, JUDGE, MODEL, PURPLE, SKY, SOFT
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from saddlepoint.game import Game
     from saddlepoint.runs import Run
-    from saddlepoint.theory.report import Report
+    from saddlepoint.theory.report import Progress, Report
+
+PRECISIONS = ("auto", "double", "single")
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One checkpoint: thousands of images seen, its report, and how long that took."""
+    """One checkpoint: thousands of images seen, its report, how long that took, and in which precision."""
 
     kimg: float
     report: Report
     seconds: float
+    precision: str = "double"
 
     @property
     def rightmost(self) -> float:
@@ -49,12 +53,25 @@ class Point:
         return float("nan") if stepping is None else float(np.abs(1 + stepping.all).max())
 
 
+DOUBLE = 100_000
+"""Up to so many weights "auto" is double precision: above, its convolutions would make minutes of seconds."""
+
+
 def along(
-    run: Run, k: int = 6, *, last: bool = False, batch: int = 64, training_mode: bool = True, seed: int = 0
+    run: Run,
+    k: int = 6,
+    *,
+    last: bool = False,
+    batch: int = 64,
+    training_mode: bool = True,
+    precision: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Point]:
-    """Reports on the run's checkpoints, oldest first, at each one's live weights and optimizer moments, in float64.
+    """Reports on the run's checkpoints, oldest first, at each one's live weights and optimizer moments.
 
     All are looked at on the same round: the first `batch` examples of the run's stream and the numbers of one draw.
+    precision: "double", "single", or "auto", double up to 100,000 weights. progress: see `local_convergence`.
     Raises UserError for a run without checkpoints, or where no eigenvalue can be found.
     """
     from saddlepoint import api
@@ -63,6 +80,8 @@ def along(
     from saddlepoint.systems import build
     from saddlepoint.theory.report import local_convergence
 
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     folders = run.checkpoints()
     if not folders:
         raise UserError(f"{run.path} has no checkpoint yet: there is nothing to analyse.")
@@ -71,15 +90,23 @@ def along(
         started = time.perf_counter()
         training = Training(build(run.recipe), run.recipe, source)
         training.load(*read_checkpoint(folder))
-        game = training.game.double().train(training_mode)
+        game, used = _in_precision(training.game, precision)
+        game.train(training_mode)
         resolution = game.stage(training.counters.clock).resolution
         examples = {} if source is None else source(0, batch, 0, batch, resolution)
         round = game.round(examples, seed, size=batch, clock=training.counters.clock)
         try:
-            report = local_convergence(game, round, k, optimizers=training.optimizers, seed=seed)
+            report = local_convergence(game, round, k, optimizers=training.optimizers, seed=seed, progress=progress)
         except ArithmeticError as error:
             raise UserError(f"checkpoint {folder}: {error}") from error
-        yield Point(training.counters.clock / 1000, report, time.perf_counter() - started)
+        yield Point(training.counters.clock / 1000, report, time.perf_counter() - started, used)
+
+
+def _in_precision(game: Game, precision: str) -> tuple[Game, str]:
+    """The game in "double" or "single", and which; "auto" by its size."""
+    weights = sum(p.numel() for player in game.players for p in player.parameters)
+    used = precision if precision != "auto" else "double" if weights <= DOUBLE else "single"
+    return (game.double() if used == "double" else game.float()), used
 
 
 def rows(points: Sequence[Point]) -> list[list[str]]:
@@ -120,7 +147,10 @@ def write(points: Sequence[Point], out: Path) -> list[Path]:
     with style.styled():
         drawn(points).savefig(buffer, format="png", dpi=125, metadata={"Software": None})
     write_bytes(out / "analysis.png", buffer.getvalue())
-    values = [{"kimg": p.kimg, **p.report.to_dict(), "own_steps_radius": p.own_radius} for p in points]
+    values = [
+        {"kimg": p.kimg, "precision": p.precision, **p.report.to_dict(), "own_steps_radius": p.own_radius}
+        for p in points
+    ]
     write_json(out / "analysis.json", plain({"checkpoints": values}))
     return [out / "analysis.png", out / "analysis.json"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,12 +15,19 @@ from saddlepoint.theory.spectra import (
     Classification,
     Decomposition,
     Spectrum,
+    Which,
     classify,
     decompose,
     largest_step,
     preconditioner,
     spectrum,
 )
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told after each product: the part of the work, its products so far, and how many it usually takes."""
+
+USUAL = {"largest": 30, "rightmost": 75, "own steps": 30, "rotation": 16}
+"""Products J u that each part took on a trained network: Krylov vectors, a restart or two, residuals; two a probe."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,30 +107,40 @@ def local_convergence(
     tolerance: float = 1e-3,
     losses: Losses | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
-    """Report on a game at its present weights, on one round. See `spectrum` and `decompose` for what it costs; the
-    rightmost eigenvalues take longest. optimizers: player -> optimizer, for the spectrum that they make of it.
+    """Report on a game at its present weights, on one round, in the game's own precision. See `spectrum` and
+    `decompose` for what it costs; the rightmost eigenvalues take longest. optimizers: player -> optimizer, for the
+    spectrum that they make of it. progress: told of every product, where there is no matrix.
     """
     shared: dict[str, Any] = {"dense": dense, "losses": losses, "seed": seed}
-    options = {**shared, "tolerance": tolerance}
-    leading = spectrum(game, round, k, "LM", **options)
-    rightmost = spectrum(game, round, k, "LR", **options)
-    stepping = None
-    if optimizers is not None:
-        stepping = spectrum(game, round, k, "LM", preconditioner=preconditioner(game, optimizers), **options)
+
+    def found(part: str, which: Which, P: torch.Tensor | None = None) -> Spectrum:
+        told = _teller(progress, part, USUAL[part])
+        return spectrum(game, round, k, which, preconditioner=P, tolerance=tolerance, progress=told, **shared)
+
+    leading = found("largest", "LM")
+    rightmost = found("rightmost", "LR")
+    stepping = None if optimizers is None else found("own steps", "LM", preconditioner(game, optimizers))
     # The rightmost eigenvalues decide continuous convergence; both ends bound the step.
     return Report(
         players=block_sizes(game),
         norm=vector_field(game, round, losses=losses).norm,
         leading=leading,
         rightmost=rightmost,
-        decomposition=decompose(game, round, probes=probes, **shared),
+        decomposition=decompose(
+            game, round, probes=probes, progress=_teller(progress, "rotation", 2 * probes), **shared
+        ),
         continuous=classify(rightmost, operator="flow"),
         simultaneous_step=min(largest_step(leading), largest_step(rightmost)),
         alternating_step=largest_step(leading, "alternating"),
         exact=leading.complete,
         stepping=stepping,
     )
+
+
+def _teller(progress: Progress | None, part: str, usual: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(part, done, usual)
 
 
 def _plain(found: Spectrum) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import saddlepoint as sp
-from saddlepoint.cli import main
+from saddlepoint.cli import lab, main
 from saddlepoint.figures import analysis
 from saddlepoint.runs import Run
 
@@ -90,6 +91,53 @@ def test_one_checkpoint_into_the_run_folder(dirac: Run, capsys: pytest.CaptureFi
     assert main(["analyse", str(dirac.path), "--checkpoints", "last"]) == 0
     assert (dirac.path / "analysis" / "analysis.png").is_file()
     assert "0.5 kimg" in capsys.readouterr().out
+
+
+def test_precision_is_chosen_by_size_and_single_agrees_with_double(toy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    double = next(analysis.along(toy, last=True, batch=16))
+    monkeypatch.setattr(analysis, "DOUBLE", 10)
+    single = next(analysis.along(toy, last=True, batch=16))
+    assert (double.precision, single.precision) == ("double", "single")
+    np.testing.assert_allclose(
+        np.abs(single.report.leading.eigenvalues), np.abs(double.report.leading.eigenvalues), rtol=1e-4
+    )
+    assert next(analysis.along(toy, last=True, batch=16, precision="double")).precision == "double"
+    with pytest.raises(sp.UserError, match="did you mean 'double'"):
+        next(analysis.along(toy, precision="doubel"))
+
+
+def test_games_without_a_matrix_tell_how_far_they_are() -> None:
+    from saddlepoint.theory import local_convergence
+    from tests.games import Small, spiral
+
+    game, told = Small().double(), []
+    local_convergence(
+        game, game.round(spiral(0, 8, 0, 8)), 2, dense=0, probes=3, progress=lambda *now: told.append(now)
+    )
+    parts = [part for part, _, _ in told]
+    assert sorted(set(parts), key=parts.index) == ["largest", "rightmost", "rotation"]
+    counts = [done for part, done, _ in told if part == "largest"]
+    assert counts == list(range(1, len(counts) + 1))
+    assert told[-1] == ("rotation", 6, 6)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_line_of_progress_states_what_is_left(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return live
+
+    now = [0.0]
+    monkeypatch.setattr(lab.time, "perf_counter", lambda: now[0])
+    stream = Stream()
+    watch = lab.Watch(stream)
+    for done in range(1, 11):
+        now[0] += 100.0 if done == 1 else 2.0  # the first builds the graph
+        watch("largest", done, 30)
+    said = [line for line in stream.getvalue().replace("\r\x1b[K", "\n").split("\n") if line]
+    assert len(said) == (7 if live else 1)
+    # 26 of the largest are left after four, then 75 rightmost, 30 of the optimizers' own steps and 16 of rotation.
+    assert said[0] == "  largest: 4 products of 2 s; about 294 s left for this checkpoint"
 
 
 def test_refusals(tmp_path: Path, dirac: Run, capsys: pytest.CaptureFixture[str]) -> None:
