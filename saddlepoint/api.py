@@ -179,7 +179,7 @@ def _source(recipe: Recipe) -> Source | None:
         raise UserError(f"{recipe.system} trains on images only when its recipe does; got data {recipe.data!r}.")
     images = open_set(
         recipe.data,
-        resolution=recipe.resolution,
+        resolution=recipe.shape,
         channels=recipe.channels,
         fit=recipe.fit,
         background=recipe.background,

@@ -146,7 +146,7 @@ def resolve(recipe: Recipe, facts: Facts | None) -> Recipe:
         side *= 2
     return dataclasses.replace(
         recipe,
-        resolution=recipe.resolution or side,
+        resolution=recipe.resolution or recipe.holding(facts.height, facts.width),
         channels=recipe.channels or facts.channels,
         classes=facts.classes,
     )

@@ -146,7 +146,8 @@ class ImageRecipe(Recipe):
     """A recipe whose data are images. Zeros are filled in from the data when the recipe is resolved."""
 
     resolution: int = 0
-    """Side of the square images; 0 takes the smallest power of two that holds the data's (at least min_resolution)."""
+    """Side of the square images (the longer one where a system makes others); 0 takes the smallest power of two that
+    holds the data's (at least min_resolution)."""
     channels: int = 0
     """1 grey, 3 RGB, 4 RGBA; 0 takes the data's."""
     classes: Annotated[int, tyro.conf.Suppress] = 0
@@ -161,6 +162,20 @@ class ImageRecipe(Recipe):
     """Files that cannot be read: refuse to train and name them, or skip them and say how many."""
 
     min_resolution = 8  # class attribute, not a setting: the smallest that the networks allow
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the images; a system whose images need not be square overrides it."""
+        return self.resolution, self.resolution
+
+    def holding(self, height: int, width: int) -> int:
+        """The smallest resolution whose images hold height x width, from `min_resolution` on."""
+        side = self.min_resolution
+        while True:
+            high, wide = dataclasses.replace(self, resolution=side).shape
+            if high >= height and wide >= width:
+                return side
+            side *= 2
 
 
 @dataclass(frozen=True)

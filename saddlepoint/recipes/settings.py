@@ -127,8 +127,8 @@ def shown_facts(recipe: Recipe) -> Facts | None:
         return native_facts(recipe)
     from saddlepoint.data import describe
 
-    side, channels = recipe.resolution or None, recipe.channels or None
-    return describe(recipe.data, resolution=side, channels=channels, fit=recipe.fit)
+    shape, channels = recipe.shape if recipe.resolution else None, recipe.channels or None
+    return describe(recipe.data, resolution=shape, channels=channels, fit=recipe.fit)
 
 
 # ---- against the preset
