@@ -141,9 +141,6 @@ def resolve(recipe: Recipe, facts: Facts | None) -> Recipe:
     """Fill in what the data decide: resolution, channels, classes."""
     if facts is None or not isinstance(recipe, ImageRecipe):
         return recipe
-    side = recipe.min_resolution
-    while side < max(facts.height, facts.width):
-        side *= 2
     return dataclasses.replace(
         recipe,
         resolution=recipe.resolution or recipe.holding(facts.height, facts.width),
