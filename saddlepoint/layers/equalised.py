@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saddlepoint import distributed
+from saddlepoint.tracking import in_a_move
+
 
 class EqualisedLinear(nn.Module):
     """y = x (c W)^T + m b, c = m gain / sqrt(inputs); W: [outputs, inputs]. bias_start: the first value of m b."""
@@ -32,10 +35,14 @@ class EqualisedLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias_start / multiplier)) if bias else None
         self.scale, self.multiplier = multiplier * gain / math.sqrt(inputs), multiplier
+        self.bias_scale = multiplier
+
+    def offset(self) -> Tensor | None:
+        """The bias as it is used."""
+        return self.bias if self.bias is None or self.bias_scale == 1 else self.bias * self.bias_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias if self.bias is None or self.multiplier == 1 else self.bias * self.multiplier
-        return F.linear(x, self.weight * self.scale, bias)
+        return F.linear(x, self.weight * self.scale, self.offset())
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, scale={self.scale:.4g}, multiplier={self.multiplier:g}"
@@ -49,13 +56,18 @@ class EqualisedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.scale = gain / math.sqrt(inputs * kernel**2)
+        self.bias_scale = 1.0  # other implementations scale it too
+
+    def offset(self) -> Tensor | None:
+        """The bias as it is used."""
+        return self.bias if self.bias is None or self.bias_scale == 1 else self.bias * self.bias_scale
 
     def scaled(self) -> Tensor:
         """The weights as they are used, [outputs, inputs, kernel, kernel]."""
         return self.weight * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.scaled(), self.bias, padding=self.weight.shape[-1] // 2)
+        return F.conv2d(x, self.scaled(), self.offset(), padding=self.weight.shape[-1] // 2)
 
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape
@@ -81,11 +93,35 @@ class MinibatchStd(nn.Module):
         self.group, self.features = group, features
 
     def forward(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        processes = distributed.world_size() if in_a_move() else 1
+        total = n * processes
+        size = min(self.group or total, total)
+        size = next(g for g in range(size, 0, -1) if total % g == 0)
+        variance = self._over_processes(x, total, size) if processes > 1 else self._variance(x, size)
+        spread = (variance + 1e-8).sqrt().mean((2, 3, 4))  # [groups, features]
+        own = (torch.arange(n, device=x.device) + distributed.rank() * n) % len(spread) if processes > 1 else None
+        rows = spread.repeat(size, 1) if own is None else spread[own]  # [N, features]
+        maps = rows[:, :, None, None].expand(-1, -1, height, width)
+        return torch.cat([x, maps.to(x.dtype)], 1)
+
+    def _variance(self, x: Tensor, size: int) -> Tensor:
+        """Variance inside each group, [groups, features, C / features, H, W]."""
         n, channels, height, width = x.shape
-        size = min(self.group or n, n)
-        size = next(g for g in range(size, 0, -1) if n % g == 0)
         parts = x.reshape(size, n // size, self.features, channels // self.features, height, width)
         # Not Tensor.var: its second derivative, which R1 needs, loses two more digits.
-        spread = ((parts - parts.mean(0)).square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/G, features]
-        maps = spread.repeat(size, 1)[:, :, None, None].expand(-1, -1, height, width)
-        return torch.cat([x, maps.to(x.dtype)], 1)
+        return (parts - parts.mean(0)).square().mean(0)
+
+    def _over_processes(self, x: Tensor, total: int, size: int) -> Tensor:
+        """The same where each process holds a slice of the batch: two sums per group are exchanged, with gradients, so
+        that several processes are one batch. (The official code lets every GPU form its own groups.)
+        """
+        n, channels, height, width = x.shape
+        groups = total // size
+        index = (torch.arange(n, device=x.device) + distributed.rank() * n) % groups
+        member = F.one_hot(index, groups).to(x.dtype).t()  # [groups, n]
+        share = distributed.world_size() / size
+        flat = x.flatten(1)
+        mean = distributed.mean(member @ flat) * share  # [groups, C H W]
+        variance = distributed.mean(member @ (flat - mean[index]).square()) * share
+        return variance.view(groups, self.features, channels // self.features, height, width)

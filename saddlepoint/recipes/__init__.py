@@ -43,6 +43,7 @@ SYSTEMS: dict[str, Entry] = {
     "dcgan": Entry("saddlepoint.recipes.dcgan", "saddlepoint.systems.dcgan:DCGAN"),
     "wgan": Entry("saddlepoint.recipes.wgan", "saddlepoint.systems.wgan:WGAN"),
     "wgan-gp": Entry("saddlepoint.recipes.wgan_gp", "saddlepoint.systems.wgan_gp:WGANGP"),
+    "progan": Entry("saddlepoint.recipes.progan", "saddlepoint.systems.progan:ProGAN"),
     "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
     "dirac": Entry("saddlepoint.recipes.dirac", "saddlepoint.systems.dirac:Dirac"),
     "bilinear": Entry("saddlepoint.recipes.bilinear", "saddlepoint.systems.bilinear:Bilinear"),

@@ -33,7 +33,9 @@ def small(system: str, **overrides: object) -> Recipe:
     )
     if isinstance(recipe, ImageRecipe):
         names = {f.name for f in dataclasses.fields(recipe)}
-        narrow = {k: v for k, v in {"width": 8, "critic_width": 8, "latent": 8, "long_steps": 7}.items() if k in names}
+        least: dict[str, object] = {"width": 8, "critic_width": 8, "latent": 8, "long_steps": 7, "fmap_max": 8, "w": 8}
+        least |= {"start": 4, "stable_kimg": 0.006, "fade_kimg": 0.016, "batches": (0,)}  # growing, through a fade
+        narrow = {k: v for k, v in least.items() if k in names}
         side = max(8, recipe.min_resolution)
         recipe = recipes.with_overrides(recipe, {"resolution": side, "channels": 1, "data": "digits", **narrow})
     return recipe
