@@ -17,13 +17,14 @@ from saddlepoint import recipes
 from saddlepoint.errors import UserError, unknown
 from saddlepoint.recipes import settings
 from saddlepoint.recipes.base import ImageRecipe, Recipe
-from saddlepoint.runs import CheckpointError, Run, create
+from saddlepoint.runs import CheckpointError, Run, create, write_json
 
 if TYPE_CHECKING:
     import torch
 
     from saddlepoint.engine import Observer, Source, Training
     from saddlepoint.game import Game
+    from saddlepoint.transfer import Transfer
 
 
 def load(path: str | Path) -> Run:
@@ -82,11 +83,12 @@ def train(
         from saddlepoint import distributed
 
         training = _training(recipe, place)
+        taken = _started_from(training)
         run, problem = None, ""
         path = Path(distributed.agreed(str(run_folder(out, recipe))))
         if distributed.rank() == 0:
             try:
-                run = _created(path, recipe, overwrite, training.game)
+                run = _created(path, recipe, overwrite, training.game, taken)
             except UserError as error:
                 problem = str(error)
         if problem := distributed.agreed(problem):  # all processes stop, not only the one that writes
@@ -107,8 +109,6 @@ def resume(
 
     kimg: the new *total* length; without it the run goes on to the length it was started with.
     """
-    from saddlepoint.runs import write_json
-
     run = Run(path)
     recipe = to_go_on(run, kimg)
     with _session(device) as place:
@@ -122,6 +122,7 @@ def resume(
             if run.checkpoints():
                 raise
             print(f"{run.path} has no checkpoint yet: starting from the beginning.", file=sys.stderr)
+            _started_from(training)
         if distributed.rank() == 0 and recipe != run.recipe:
             write_json(run.path / "recipe.json", recipes.to_json(recipe))
         return _fit(run, training, recipe, progress, tensorboard, observers, run.path)
@@ -164,6 +165,19 @@ def _training(recipe: Recipe, device: torch.device) -> Training:
             file=sys.stderr,
         )
     return Training(made, recipe, source, device=device)
+
+
+def _started_from(training: Training) -> Transfer | None:
+    """The weights of the run that the recipe names put in place, with an account on standard error."""
+    if not training.recipe.init_from:
+        return None
+    from saddlepoint import distributed
+    from saddlepoint.transfer import start_from
+
+    taken = start_from(training, training.recipe.init_from)
+    if distributed.rank() == 0:
+        print("\n".join(taken.lines()), file=sys.stderr)
+    return taken
 
 
 def _source(recipe: Recipe) -> Source | None:
@@ -270,12 +284,15 @@ def run_folder(out: str | Path | None, recipe: Recipe) -> Path:
     return path
 
 
-def _created(path: Path, recipe: Recipe, overwrite: bool, game: Game) -> Run:
+def _created(path: Path, recipe: Recipe, overwrite: bool, game: Game, taken: Transfer | None) -> Run:
     command = (
         shlex.join(["saddlepoint", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("saddlepoint", "__main__") else ""
     )
     weights = {player.name: sum(p.numel() for p in player.parameters) for player in game.players}
-    return create(path, recipe, overwrite=overwrite, command=command, weights=weights)
+    run = create(path, recipe, overwrite=overwrite, command=command, weights=weights)
+    if taken is not None:
+        write_json(run.path / "environment.json", {**run.environment, "init_from": taken.record()})
+    return Run(run.path)
 
 
 @contextmanager

@@ -428,7 +428,8 @@ class Training:
             name: {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
             for name, optimizer in self.optimizers.items()
         }
-        self.average = Average(game, recipe.ema_half_life_kimg * 1000, recipe.ema_ramp)
+        ramp = 0.0 if recipe.init_from else recipe.ema_ramp  # there are no random first weights to forget
+        self.average = Average(game, recipe.ema_half_life_kimg * 1000, ramp)
         self.counters = Counters()
         self.era = game.stage(0).era
         self.memory: dict[str, Tensor] = {}

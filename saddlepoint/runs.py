@@ -279,6 +279,18 @@ def create(
     """
     path = Path(path)
     refuse_occupied(path, overwrite=overwrite)
+def source_of(place: str | Path) -> tuple[Run, Path | None]:
+    """The run, and the checkpoint in it if one was named: RUN or RUN/checkpoints/CLOCK. UserError if not there."""
+    path = Path(place)
+    if path.parent.name != "checkpoints":
+        return Run(path), None
+    run = Run(path.parent.parent)
+    if path not in run.checkpoints():
+        found = ", ".join(folder.name for folder in run.checkpoints()) or "none"
+        raise UserError(f"there is no checkpoint at {path}; there are: {found}.")
+    return run, path
+
+
     if (path / "recipe.json").exists():
         for name in ("checkpoints", "samples", "failure", "analysis"):
             shutil.rmtree(path / name, ignore_errors=True)

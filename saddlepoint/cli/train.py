@@ -68,7 +68,7 @@ def train(argv: list[str]) -> int:
         raise UserError(f"the system comes first: saddlepoint train SYSTEM {system} ...; {_systems()}.")
     base = recipes.recipe(system, _value_of("--preset", words))
     from saddlepoint import api
-    from saddlepoint.runs import refuse_occupied
+    from saddlepoint.runs import refuse_occupied, source_of
 
     form = Train(recipe=base, preset=base.preset, data=base.data or api.default_data(base))
     description = _about(base)
@@ -83,6 +83,8 @@ def train(argv: list[str]) -> int:
     folder = api.run_folder(chosen.out or None, recipe)
     if chief():
         refuse_occupied(folder, overwrite=chosen.overwrite)  # at once, not after torch and the data have been loaded
+    if recipe.init_from:
+        source_of(recipe.init_from)
     if chosen.dry_run:
         print(plan(recipe, facts, str(folder)))
         return 0

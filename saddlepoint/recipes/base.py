@@ -86,6 +86,8 @@ class Recipe:
     """Images per move, over all processes and micro-batches together."""
     seed: int = 0
     """Decides initial weights, order of the data and every random number."""
+    init_from: str = ""
+    """Start from the weights of another run (its folder or a checkpoint in it): what has the same name and shape."""
     operator: Literal[
         "alternating", "simultaneous", "extragradient", "consensus", "optimistic", "symplectic", "unrolled"
     ] = "alternating"
@@ -192,6 +194,8 @@ class AdversarialRecipe(ImageRecipe):
     """The generator's moves."""
     d: Annotated[Optimizer, tyro.conf.arg(name="d")] = field(default_factory=Optimizer)
     """The discriminator's (or critic's) moves."""
+    freeze_d: int = 0
+    """Freeze-D: the discriminator's first so many layers, from the image on, keep the weights they start from."""
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"discriminator": self.d, "generator": self.g}

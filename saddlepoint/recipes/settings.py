@@ -31,7 +31,7 @@ AUTOMATIC = (*BY_DATA, "log_kimg", "samples_kimg", "checkpoint_kimg")  # 0 is fi
 AT_LEAST_ZERO = (
     "lr", "eps", "weight_decay", "r1", "r2", "gradient_penalty", "dragan", "drift", "operator_strength", "resolution",
     "unroll_steps", "ema_half_life_kimg", "ema_ramp", "log_kimg", "samples_kimg", "checkpoint_kimg",
-    "evaluate_every",
+    "evaluate_every", "freeze_d",
 )  # fmt: skip
 # Which operators read a setting that the others pass over.
 OPERATORS = {
@@ -257,6 +257,8 @@ def unread(recipe: Recipe) -> dict[str, str]:
             found[name] = "scores in training: --evaluate-every above 0"
     if not recipe.ema_half_life_kimg:
         found["ema_ramp"] = "a running average: --ema-half-life-kimg above 0"
+    elif recipe.init_from:
+        found["ema_ramp"] = "a start from random weights: no --init-from"
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         if isinstance(value, Optimizer):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from saddlepoint.facade import also_callable
 from saddlepoint.recipes import SYSTEMS
-from saddlepoint.recipes.base import ImageRecipe
+from saddlepoint.recipes.base import AdversarialRecipe, ImageRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,16 @@ def build(recipe: Recipe, device: torch.device | str = "cpu") -> Game:
     if torch.device(device).type == "meta":
         with torch.device("meta"):
             game: Game = kind(recipe)
-        return game
+        return _frozen(game, recipe)
     with torch.random.fork_rng(devices=[]):  # weights are made on the CPU: the same on every device
         torch.manual_seed(recipe.seed)
         game = kind(recipe)
-    return game.to(device)
+    return _frozen(game, recipe).to(device)
+
+
+def _frozen(game: Game, recipe: Recipe) -> Game:
+    if isinstance(recipe, AdversarialRecipe) and recipe.freeze_d:
+        from saddlepoint.transfer import freeze
+
+        freeze(game, recipe.freeze_d)
+    return game
