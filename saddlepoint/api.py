@@ -248,6 +248,11 @@ def _fit(
             samples.write_real(training)
             samples.write(training)
         watching = [log, samples, checkpoints, *([bar] if bar else [])]
+    if recipe.evaluate_every:  # on every process: they share the samples
+        from saddlepoint.metrics.scoring import Evaluations
+
+        keeper = next((item for item in watching if isinstance(item, Checkpoints)), None)
+        watching.append(Evaluations(run if distributed.rank() == 0 else None, path, training, keeper))
     try:
         finished = fit(training, goal, [*watching, *extra])
     except NonFiniteError as error:

@@ -98,6 +98,15 @@ def agreed(text: str) -> str:
     return box[0]
 
 
+def gathered(value: Any) -> list[Any]:
+    """Every process's value (plain values and arrays, sent as pickles among our own processes), in their order."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
 def disagreement(tensors: Sequence[Tensor]) -> float:
     """Largest absolute difference of any tensor from process 0's copy: 0 as long as the processes are one."""
     if world_size() == 1 or not tensors:

@@ -159,13 +159,17 @@ class Checkpoints:
         for folder in self.run.checkpoints():
             if int(folder.name) > self.written:  # damaged, or this resume would have begun with it
                 shutil.rmtree(folder, ignore_errors=True)
+        self.prune()
+        for leftover in (self.run.path / "checkpoints").glob(".*.tmp"):  # of a process that was killed while writing
+            if f".{os.getpid()}." not in leftover.name:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def prune(self) -> None:
+        """Remove all but the latest `keep` and the best."""
         best = self.run.best()
         for folder in self.run.checkpoints()[: -self.keep]:
             if folder != best:
                 shutil.rmtree(folder, ignore_errors=True)
-        for leftover in (self.run.path / "checkpoints").glob(".*.tmp"):  # of a process that was killed while writing
-            if f".{os.getpid()}." not in leftover.name:
-                shutil.rmtree(leftover, ignore_errors=True)
 
     def finish(self, training: Training) -> None:
         if self.written != training.counters.clock:

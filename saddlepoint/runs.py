@@ -4,6 +4,7 @@
       recipe.json         every setting                     environment.json   versions, threads, machine, command
       log.jsonl           one line a tick: the record       samples/*.png      grids on fixed seeds
       scores.jsonl        what was measured on the way      best.json          which checkpoint scored best
+      evaluations.jsonl   what `saddlepoint evaluate` found
       checkpoints/CLOCK/  state.json and safetensors        report.html        everything at a glance, self-contained
 
 A checkpoint is safetensors plus JSON, no pickle. It is written under a temporary name, flushed to the disk and renamed,
@@ -171,6 +172,10 @@ class Run:
         """The lines of scores.jsonl: what was measured in training (`--evaluate-every`)."""
         return _lines(self.path / "scores.jsonl")
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What `saddlepoint evaluate` found, in the order in which it was asked."""
+        return _lines(self.path / "evaluations.jsonl")
+
     def best(self) -> Path | None:
         """The checkpoint with the best score so far, or None where nothing was scored."""
         try:
@@ -179,6 +184,29 @@ class Run:
             return None
         folder = self.path / "checkpoints" / f"{int(clock):012d}"
         return folder if folder.is_dir() else None
+
+    def checkpoint(self, wanted: str = "") -> Path | None:
+        """The checkpoint folder that a user means by kimg, folder name, path or "best"; None for the newest."""
+        if not wanted:
+            return None
+        if wanted == "best":
+            best = self.best()
+            if best is None:
+                raise UserError(f"{self.path} has no best checkpoint: it was trained without --evaluate-every.")
+            return best
+        found = {f"{int(folder.name) / 1000:g}": folder for folder in self.checkpoints()}
+        for kimg, folder in found.items():
+            if wanted in (kimg, folder.name) or Path(wanted).absolute() == folder.absolute():
+                return folder
+        if not found:
+            raise UserError(f"{self.path} has no checkpoint yet.")
+        try:
+            near = min(found, key=lambda kimg: abs(float(kimg) - float(wanted)))
+        except ValueError:
+            near = nearest(wanted, found) or list(found)[-1]
+        raise UserError(
+            f"{self.path} has no checkpoint {wanted!r}; did you mean {near!r}? There are (in kimg): {', '.join(found)}."
+        )
 
     @property
     def clock(self) -> int:
@@ -251,6 +279,18 @@ def _no_run(path: Path) -> UserError:
     return UserError(f"{path} is not a run folder: it has no recipe.json.")
 
 
+def source_of(place: str | Path) -> tuple[Run, Path | None]:
+    """The run, and the checkpoint in it if one was named: RUN or RUN/checkpoints/CLOCK. UserError if not there."""
+    path = Path(place)
+    if path.parent.name != "checkpoints":
+        return Run(path), None
+    run = Run(path.parent.parent)
+    if path not in run.checkpoints():
+        found = ", ".join(folder.name for folder in run.checkpoints()) or "none"
+        raise UserError(f"there is no checkpoint at {path}; there are: {found}.")
+    return run, path
+
+
 def refuse_occupied(path: Path, *, overwrite: bool = False) -> None:
     """UserError if no new run may be made here: there is one to be kept, a file, or a folder with something else."""
     if path.exists() and not path.is_dir():
@@ -279,22 +319,18 @@ def create(
     """
     path = Path(path)
     refuse_occupied(path, overwrite=overwrite)
-def source_of(place: str | Path) -> tuple[Run, Path | None]:
-    """The run, and the checkpoint in it if one was named: RUN or RUN/checkpoints/CLOCK. UserError if not there."""
-    path = Path(place)
-    if path.parent.name != "checkpoints":
-        return Run(path), None
-    run = Run(path.parent.parent)
-    if path not in run.checkpoints():
-        found = ", ".join(folder.name for folder in run.checkpoints()) or "none"
-        raise UserError(f"there is no checkpoint at {path}; there are: {found}.")
-    return run, path
-
-
     if (path / "recipe.json").exists():
         for name in ("checkpoints", "samples", "failure", "analysis"):
             shutil.rmtree(path / name, ignore_errors=True)
-        for name in ("log.jsonl", "scores.jsonl", "best.json", "report.html", "recipe.json", "environment.json"):
+        for name in (
+            "log.jsonl",
+            "scores.jsonl",
+            "best.json",
+            "evaluations.jsonl",
+            "report.html",
+            "recipe.json",
+            "environment.json",
+        ):
             (path / name).unlink(missing_ok=True)
     with _explained(path):
         (path / "samples").mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train a system on images, into a run folder", "saddlepoint.cli.train:train"),
     "resume": Command("go on with a run from its newest checkpoint", "saddlepoint.cli.train:resume"),
     "sample": Command("draw samples from a run: a grid, single files or an array", "saddlepoint.cli.sample:sample"),
+    "evaluate": Command("score runs and folders of images against real ones", "saddlepoint.cli.evaluate:evaluate"),
     "report": Command("write a run's report.html anew", "saddlepoint.cli.show:report"),
     "list": Command("systems, presets and data sets", "saddlepoint.cli.show:listing"),
     "analyse": Command("spectrum, stable steps and rotation along a run's checkpoints", "saddlepoint.cli.lab:analyse"),

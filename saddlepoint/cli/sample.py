@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from saddlepoint.game import Game
     from saddlepoint.recipes.base import Recipe
-    from saddlepoint.runs import Run
 
 SUFFIXES = (".png", ".npy", ".npz", ".safetensors")
 
@@ -62,7 +61,7 @@ def sample(argv: list[str]) -> int:
     from saddlepoint.api import choose_device, load
 
     run = load(chosen.run)
-    folder = find_checkpoint(run, chosen.checkpoint)
+    folder = run.checkpoint(chosen.checkpoint)
     device = choose_device(chosen.device)
     game = (run.game if folder is None else run.game_at(folder)).to(device)
     given = controls(game, run.recipe, chosen)
@@ -127,30 +126,6 @@ def _class_of(word: str, classes: int, recipe: Recipe) -> int:
     if word.lower() not in names:
         raise unknown("class", word, [*names, "all"])
     return names[word.lower()]
-
-
-def find_checkpoint(run: Run, wanted: str) -> Path | None:
-    """The checkpoint folder that a user means by kimg, folder name, path or "best"; None for the newest."""
-    if not wanted:
-        return None
-    if wanted == "best":
-        best = run.best()
-        if best is None:
-            raise UserError(f"{run.path} has no best checkpoint: it was trained without --evaluate-every.")
-        return best
-    found = {f"{int(folder.name) / 1000:g}": folder for folder in run.checkpoints()}
-    for kimg, folder in found.items():
-        if wanted in (kimg, folder.name) or Path(wanted).absolute() == folder.absolute():
-            return folder
-    if not found:
-        raise UserError(f"{run.path} has no checkpoint yet.")
-    try:
-        near = min(found, key=lambda kimg: abs(float(kimg) - float(wanted)))
-    except ValueError:
-        near = nearest(wanted, found) or list(found)[-1]
-    raise UserError(
-        f"{run.path} has no checkpoint {wanted!r}; did you mean {near!r}? There are (in kimg): {', '.join(found)}."
-    )
 
 
 def write(samples: Tensor, out: Path, notes: dict[str, Any], *, columns: int = 0, cell: int = 0) -> None:

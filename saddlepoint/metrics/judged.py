@@ -33,8 +33,11 @@ STRIDE = 1_000_003  # between the seeds of two evaluations: a prime, so that the
 class Judged(Protocol):
     """Images that are judged. `name` is for the reader, `identity` for the record."""
 
-    name: str
-    identity: Mapping[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
 
     def limit(self) -> int | None:
         """How many images there are; None where they can be made."""

@@ -58,6 +58,7 @@ def page(run: Run) -> str:
         for part in (
             heading(run, recipe, log, facts),
             samples(run, recipe),
+            scores(run, recipe),
             curves(recipe, log),
             again(run, recipe, native),
             settings(recipe, native),
@@ -175,6 +176,59 @@ def samples(run: Run, recipe: Recipe) -> str:
 
 def _figure(path: Path, caption: str) -> str:
     return f"<figure>{embedded(opened(path), 640_000, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+# ---- scores
+def scores(run: Run, recipe: Recipe) -> str:
+    """Curves of what was measured in training, each with its floor, and the evaluations made afterwards."""
+    measured, later = run.scores(), run.evaluations()
+    if not measured and not later:
+        return ""
+    parts = ["<h2>Scores</h2>"]
+    if measured:
+        best = run.best()
+        kept = f" The best of them is kept: {int(best.name) / 1000:g} kimg." if best is not None else ""
+        about = f"<p class=soft>{escape(_measured_how(measured[-1]))} Dashed: real against real.{kept}</p>"
+        parts.append(f'{about}<div class="charts">{"".join(_score_panels(measured, recipe))}</div>')
+    parts += [_evaluation(line) for line in later[-3:]]
+    return "".join(parts)
+
+
+def _measured_how(line: Mapping[str, Any]) -> str:
+    """The record in a sentence."""
+    record = line.get("record", {})
+    features = f"features {record['extractor']}, " if "extractor" in record else ""
+    return f"{record.get('samples', 0):,} samples against {record.get('reference', '?')}, {features}seed 0."
+
+
+def _score_panels(measured: Log, recipe: Recipe) -> Iterator[str]:
+    names = list(dict.fromkeys(name for line in measured for name in line["scores"]))
+    for index, name in enumerate(names):
+        found = [(line["kimg"], line["scores"][name]) for line in measured if name in line["scores"]]
+        points = [(x, score["value"]) for x, score in found if score["value"] is not None]
+        floor = found[-1][1]["floor"]
+        marks = [] if floor is None else [Mark(floor, f"floor {floor:.3g}")]
+        title_, text = words.SCORES.get(found[-1][1]["record"].get("metric", name), (name, ""))
+        line = Line(name, [x for x, _ in points], [y for _, y in points], 2)
+        svg = chart([line], key=f"s{index}", x_label=f"kimg (thousand {things_of(recipe)})", y_label=name, marks=marks)
+        yield _panel(title_, text, svg, [])
+
+
+def _evaluation(line: Mapping[str, Any]) -> str:
+    """A table of one evaluation, with the floor beside."""
+    from saddlepoint.metrics.scores import from_dict
+    from saddlepoint.metrics.scores import shown as with_error
+
+    found = [from_dict(values) for values in line["scores"].values()]
+    rows = "".join(
+        f"<tr><td>{escape(s.name)}</td><td>{with_error(s.value, s.error)}</td>"
+        f"<td>{with_error(s.floor, s.floor_error)}</td></tr>"
+        for s in found
+    )
+    return (
+        f"<h3>Evaluated: {escape(str(line['judged']))}</h3><p class=soft>{escape(_measured_how(line))}</p>"
+        f"<table><tr><td></td><td>value ± standard error</td><td>floor: real against real</td></tr>{rows}</table>"
+    )
 
 
 # ---- curves

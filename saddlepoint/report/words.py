@@ -110,6 +110,41 @@ NOTES: dict[str, tuple[str, str, str]] = {
     ),
     "class_accuracy": ("Class accuracy", "Share of real images whose class the critic's second head names.", "share"),
 }
+# What is measured on samples, by the number's plain name: title, text.
+SCORES: dict[str, tuple[str, str]] = {
+    "fd": (
+        "Frechet distance",
+        "Between Gaussians fitted to features of samples and of real images; lower is better. Comparable only at the "
+        "same extractor, resize and counts.",
+    ),
+    "kd": (
+        "Kernel distance",
+        "Unbiased squared MMD of features with a cubic kernel; lower is better, may fall below 0.",
+    ),
+    "is": (
+        "Inception score",
+        "Sharp and varied classes of the extractor; higher is better. It never sees real images.",
+    ),
+    "precision": ("Precision", "Share of samples inside the real images' manifold: quality, not variety."),
+    "recall": ("Recall", "Share of real images inside the samples' manifold: variety."),
+    "density": ("Density", "How many real neighbourhoods a sample falls into, over k: quality; 1 for real images."),
+    "coverage": (
+        "Coverage",
+        "Share of real images that have a sample in their neighbourhood: variety; modes that are "
+        "dropped are missing here.",
+    ),
+    "swd": ("Sliced Wasserstein distance", "Of patches of the Laplacian pyramid, times 1,000; lower is better."),
+    "ms-ssim": (
+        "MS-SSIM of pairs",
+        "How alike two samples are on average; above the real images' value: less variety.",
+    ),
+    "modes": ("Modes", "Modes of the mixture with at least one sample of high quality."),
+    "modes_20": ("Modes with 20 samples", "Modes of the mixture with at least 20 samples of high quality."),
+    "modes_1_percent": ("Modes with 1 %", "Modes of the mixture with at least one in a hundred of all samples."),
+    "high_quality": ("High quality", "Share of samples within three standard deviations of a mode's centre."),
+    "kl": ("KL from even modes", "KL divergence of the samples' histogram over modes from the uniform one, in nats."),
+    "w1": ("Exact W1", "Earth mover's distance between samples and points of the data."),
+}
 GRADIENTS = (
     "Gradient norms",
     "Euclidean norm of the gradient that moved each player, over all of its weights. A norm that grows without bound "
