@@ -11,8 +11,8 @@ All of it is differentiable twice in the image, as R1 needs. Official code: NVla
 Where we differ:
 - the margin of reflected pixels is the maximum over the *global* batch, not over what one process holds, so that
   micro-batches and processes agree;
-- images are resampled by dense matrices, one per axis, which hold the reflection too: on a CPU five to
-  ten times as fast as padding and filtering, because derivatives of small convolutions are slow there;
+- images up to 256 pixels are resampled by dense matrices, one per axis, which hold the reflection too: several
+  times as fast on a CPU as padding and filtering, because derivatives of thin convolutions are slow there;
 - any number of channels: with 3 or 4 the colour operations act on the first three (alpha is left alone), else on each
   channel as if it were grey, which hue and saturation leave as it is. Geometry, noise and cut-out act on all channels;
 - images smaller than the band filter are reflected as often as it takes; officially they are refused;
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from saddlepoint import tracking
 from saddlepoint.errors import UserError, unknown
 from saddlepoint.game import Round
+from saddlepoint.layers.resample import upfirdn2d, upsample2d
 from saddlepoint.recipes.base import Augment
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -76,7 +77,7 @@ SYM6 = (
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
 EXPECTED_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)  # of a photograph's bands, from low to high
 MARGIN = len(SYM6) // 4  # pixels that filtering may reach beyond the image
-DENSE = 256  # pixels along a side up to which dense matrices filter the bands
+DENSE = 256  # pixels along a side up to which dense matrices resample and filter
 
 
 # ---- where the numbers come from
@@ -371,6 +372,8 @@ class AugmentPipe(nn.Module):
         G = _scale(2 / wide * one, 2 / high * one) @ G @ _scale(out_wide / 2 * one, out_high / 2 * one)
         grid = F.affine_grid(G[:, :2], [n, channels, out_high, out_wide], align_corners=False)
         taps = self.Hz_geom.to(x)
+        if max(height, width) > DENSE:
+            return _resampled_by_filters(x, grid, margin, taps)
         doubled = _upsampling(height, top, bottom, taps) @ x @ _upsampling(width, left, right, taps).T
         seen = F.grid_sample(doubled, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return _downsampling(height, taps) @ seen @ _downsampling(width, taps).T
@@ -434,6 +437,15 @@ def margins(G: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
     beyond = beyond.clamp(min=0).minimum(G.new_tensor([width - 1.0, height - 1.0] * 2)).ceil()
     left, top, right, bottom = (int(side) for side in beyond.tolist())
     return left, top, right, bottom
+
+
+def _resampled_by_filters(x: Tensor, grid: Tensor, margin: tuple[int, int, int, int], taps: Tensor) -> Tensor:
+    """`AugmentPipe.resample` for large images, where dense matrices would cost the cube of the side."""
+    left, top, right, bottom = margin
+    doubled = upsample2d(F.pad(x, [left, right, top, bottom], mode="reflect"), taps, up=2)
+    seen = F.grid_sample(doubled, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    before, after = (len(taps) - 1) // 2 - 2 * MARGIN, (len(taps) - 2) // 2 - 2 * MARGIN
+    return upfirdn2d(seen, taps, down=2, padding=(before, after, before, after), flip=True)
 
 
 def recolour(x: Tensor, C: Tensor) -> Tensor:

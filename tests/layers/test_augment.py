@@ -172,6 +172,13 @@ def test_large_images_are_filtered_to_the_same_result(monkeypatch: pytest.Monkey
     assert torch.allclose(filtered(x, taps), dense)
 
 
+def test_large_images_are_resampled_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(3, 2, 24, 18, dtype=torch.float64)
+    dense = AugmentPipe("bg")(x, 0.9, a_round(3))
+    monkeypatch.setattr(augment, "DENSE", 0)
+    assert torch.allclose(AugmentPipe("bg")(x, 0.9, a_round(3)), dense, atol=1e-12)
+
+
 def test_margins_hold_what_the_corners_reach() -> None:
     one = torch.eye(3)[None]
     assert margins(one, 32, 32) == (6, 6, 6, 6)
@@ -210,15 +217,22 @@ def test_autocast_does_not_reach_into_it() -> None:
 
 
 # ---- derivatives
-@pytest.mark.parametrize("dense", [256, 0])
-def test_first_and_second_derivatives(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("dense", "operations", "shape", "fast"),
+    [
+        (256, "bgcfnc", (1, 1, 3, 4), False),
+        (256, "bgcfnc", (2, 3, 5, 6), True),
+        (0, "geom,filter", (1, 1, 22, 23), True),
+    ],
+)
+def test_first_and_second_derivatives(
+    dense: int, operations: str, shape: tuple[int, ...], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(augment, "DENSE", dense)
-    size = (3, 4) if dense else (22, 23)  # a plain reflection must hold half of the band filter
-    pipe = AugmentPipe("bgcfnc" if dense else "filter")
-    x = torch.randn(1, 3 if dense else 1, *size, dtype=torch.float64, requires_grad=True)
-    round = a_round(1, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: pipe(x, 0.9, round), x, fast_mode=not dense)
-    assert torch.autograd.gradgradcheck(lambda x: pipe(x, 0.9, round).square(), x, fast_mode=not dense)
+    pipe, round = AugmentPipe(operations), a_round(shape[0], dtype=torch.float64)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pipe(x, 0.9, round), x, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(lambda x: pipe(x, 0.9, round).square(), x, fast_mode=fast)
 
 
 def test_r1_through_the_pipe_reaches_the_discriminator() -> None:
