@@ -87,7 +87,8 @@ class Moments:
         x = numpy_of(features).astype(np.float64)
         mean = x.mean(axis=0)
         x -= mean
-        return self._combine(len(x), mean, x.T @ x)  # one array on both sides: BLAS computes half (syrk)
+        with np.errstate(over="ignore", invalid="ignore"):  # `covariance` speaks of it
+            return self._combine(len(x), mean, x.T @ x)  # one array on both sides: BLAS computes half (syrk)
 
     def merge(self, other: Moments) -> Moments:
         """Take in what `other` counted."""
@@ -109,6 +110,8 @@ class Moments:
         """scatter / (N - ddof): ddof 1 as numpy.cov and most codes, 0 as NVIDIA's."""
         if self.count <= ddof:
             raise UserError(f"{self.count} samples have no covariance with ddof {ddof}; expected at least {ddof + 1}.")
+        if not np.isfinite(np.trace(self.scatter)):
+            raise UserError("the covariance of these features overflows; scale them down.")
         return self.scatter / (self.count - ddof)
 
     def to_arrays(self) -> dict[str, Array]:
@@ -148,7 +151,10 @@ def frechet_distance(x: Any, y: Any, *, ddof: int = 1, progress: Progress | None
         return frechet_from_moments(a, b, ddof=ddof)
     first, second = feature_pair(x, y, minimum=1 + ddof)
     if min(len(first), len(second)) > first.shape[1]:
-        return frechet_from_moments(Moments.of(first, progress), Moments.of(second, progress), ddof=ddof)
+        n, total = len(first), len(first) + len(second)
+        a = Moments.of(first, progress and (lambda done, _: progress(done, total)))
+        b = Moments.of(second, progress and (lambda done, _: progress(n + done, total)))
+        return frechet_from_moments(a, b, ddof=ddof)
     return _low_rank(numpy_of(first), numpy_of(second), ddof)
 
 

@@ -8,7 +8,7 @@ Chaudhuri and Dasgupta 2020 (arXiv:2004.05675) compares distances to the nearest
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class CopyingTest:
     """z of each cell of the training set; one with cells = 1."""
     median_ratio: float
     """Median distance of generated samples over that of held-out ones; inf where the latter is 0."""
-    generated: Neighbours
+    generated: Neighbours = field(repr=False)
     """For each generated sample, its nearest training sample: for a picture of the closest pairs."""
 
     def closest(self, count: int) -> NDArray[np.intp]:

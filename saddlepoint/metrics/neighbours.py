@@ -108,7 +108,8 @@ class Cloud:
         rows = x if len(first) == len(x) else x[torch.from_numpy(first).to(x.device)]
         norms = torch.empty(len(rows), dtype=torch.float64, device=x.device)
         for start in range(0, len(rows), ROWS):
-            norms[start : start + ROWS] = (rows[start : start + ROWS] - centre).double().square().sum(dim=1)
+            part = rows[start : start + ROWS].double() - centre.double()  # not rounded: the float64 pass relies on it
+            norms[start : start + ROWS] = part.square().sum(dim=1)
         if not bool(torch.isfinite(norms).all()) or float(norms.max()) > 1e36:
             raise UserError("distances between these features overflow; scale them down.")
         return cls(rows, torch.from_numpy(weights), first, inverse, centre, norms)

@@ -8,7 +8,7 @@ the spread between training seeds is another, usually larger, matter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ class Interval:
     high: float
     standard_error: float
     level: float
-    values: tuple[float, ...]
+    values: tuple[float, ...] = field(repr=False)
     """The metric on each resample; on subsets biased as fewer samples are."""
 
 
