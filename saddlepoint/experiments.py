@@ -194,7 +194,8 @@ def vanishing_gradients(
         for name, loss in losses.items():
             gradients = torch.autograd.grad(loss.mean(), weights, retain_graph=True)
             found[name].append(float(torch.nn.utils.get_total_norm(gradients)))
-        found["value"].append(float(minimax_generator(on_fake).mean() - nonsaturating_generator(on_real).mean()))
+        value = minimax_generator(on_fake).mean() - nonsaturating_generator(on_real).mean()
+        found["value"].append(float(value.detach()))
         found["accuracy"].append(float(torch.cat([on_real > 0, on_fake < 0]).float().mean()))
     return VanishingGradients(tuple(at), **{name: tuple(values) for name, values in found.items()})
 

@@ -64,7 +64,9 @@ def dirac_trajectories(*, quick: bool = False) -> Picture:
         ax.plot(1, 1, "o", color=INK, ms=6, zorder=6)
         style.plane(ax, 2)
         ax.set(xlabel="", ylabel="")
-        ax.set_title(title, fontsize=14, pad=6)
+        # On a linear discriminator R1 and R2 are the same term, gamma/2 psi^2.
+        shown = title.replace("R1,", "R1 or R2,") if settings == {"method": "r1", "gamma": 0.3} else title
+        ax.set_title(shown, fontsize=14, pad=6)
         ends = {kind: float(np.linalg.norm(path[-1])) for kind, path in paths.items()}
         for place, (kind, colour) in enumerate((("simultaneous", MODEL), ("alternating", DATA))):
             ax.text(0.27 + 0.46 * place, -0.1, _distance(ends[kind]), color=colour, fontsize=13, ha="center",

@@ -205,8 +205,8 @@ def _discs(ax: Axes, values: Any) -> None:
     ax.axhline(0, color=EDGE, lw=1, zorder=0)
     ax.axvline(0, color=SOFT, lw=1.2, zorder=0)
     ax.plot(values.real, values.imag, "o", color=INK, ms=11, zorder=5)
-    ax.text(values[0].real + 0.12, values[0].imag + 0.12, r"$\lambda$", fontsize=20)
-    ax.text(values[0].real + 0.12, -values[0].imag - 0.32, r"$\bar\lambda$", fontsize=20)
+    ax.text(values[0].real - 0.2, values[0].imag + 0.14, r"$\lambda$", fontsize=20, ha="right")
+    ax.text(values[0].real - 0.2, -values[0].imag - 0.42, r"$\bar\lambda$", fontsize=20, ha="right")
     ax.text(-1.0, 0.12, "$h=1$", color=MODEL, fontsize=17, ha="center")
     ax.text(-2.9, 0.12, "$h=0.5$", color=JUDGE, fontsize=17, ha="center")
     ax.set(

@@ -97,6 +97,7 @@ def learning_process(*, quick: bool = False) -> Picture:
             top.text(-1.9, 0.33, "$p$", color=DATA, fontsize=18)
             top.text(2.6, 0.86, "$q$", color=MODEL, fontsize=18)
             top.text(-3.8, 0.68, "$d$", color=JUDGE, fontsize=18)
+            top.text(-3.8, 1.03, "$d^*$", color=SOFT, fontsize=18)
     ax = figure.add_subplot(grid[2, :])
     steps = np.array([look["round"] for look in seen])
     jsds = np.array([look["jsd"] for look in seen])

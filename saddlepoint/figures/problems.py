@@ -198,20 +198,24 @@ def vanishing_gradients(*, quick: bool = False) -> Picture:
 # ---- WGAN figure 2
 @style.in_style
 def wgan_figure_2(*, quick: bool = False) -> Picture:
-    """Two Gaussians far apart: a trained discriminator saturates, a trained critic is a ramp."""
+    """Two Gaussians far apart: a trained discriminator saturates, trained critics are ramps."""
     from saddlepoint.experiments import two_gaussians
 
-    result = two_gaussians("clip", moves=120 if quick else 1500, batch=64 if quick else 256)
+    how = {"moves": 120 if quick else 1500, "batch": 64 if quick else 256}
+    result, penalised = two_gaussians("clip", **how), two_gaussians("gradient", **how)
     x = result.x
     at_fakes = np.abs(x - 5) <= 1
-    critic = result.critic - float(np.interp(0.0, x, result.critic))
+    clipped, smooth = (each.critic - float(np.interp(0.0, x, each.critic)) for each in (result, penalised))
     numbers: dict[str, Any] = {
         "x": x, "real": result.real, "fake": result.fake,
         "discriminator": result.discriminator, "optimal": result.optimal,
-        "discriminator_slope": result.discriminator_slope, "critic": critic, "critic_slope": result.critic_slope,
-        "estimate_of_w1": result.estimate, "w1": result.w1, "jsd": result.jsd,
+        "discriminator_slope": result.discriminator_slope, "critic": clipped, "critic_slope": result.critic_slope,
+        "penalised_critic": smooth, "penalised_critic_slope": penalised.critic_slope,
+        "estimate_of_w1": result.estimate, "estimate_of_w1_penalised": penalised.estimate,
+        "w1": result.w1, "jsd": result.jsd,
         "largest_discriminator_slope_at_fakes": float(np.abs(result.discriminator_slope[at_fakes]).max()),
         "smallest_critic_slope_at_fakes": float(np.abs(result.critic_slope[at_fakes]).min()),
+        "smallest_penalised_critic_slope_at_fakes": float(np.abs(penalised.critic_slope[at_fakes]).min()),
         "crosses_one_half_at": float(x[np.argmin(np.abs(result.discriminator - 0.5))]),
     }  # fmt: skip
     figure = style.slide()
@@ -219,36 +223,40 @@ def wgan_figure_2(*, quick: bool = False) -> Picture:
     style.density(left, x, result.real, DATA)
     style.density(left, x, result.fake, MODEL)
     left.plot(x, result.discriminator, color=JUDGE, lw=3)
-    left.plot(x, -critic / 10, color=PURPLE, lw=3)
+    left.plot(x, -clipped / 10, color=PURPLE, lw=3)
+    left.plot(x, -smooth / 10, color=PURPLE, lw=2.4, ls=(0, (5, 2)))
     left.axhline(0, color=EDGE, lw=1, zorder=0)
     left.text(-5, 0.43, "real", color=DATA, ha="center", fontsize=16)
-    left.text(5, 0.43, "fake", color=MODEL, ha="center", fontsize=16)
-    left.text(-0.4, 0.84, "discriminator", color=JUDGE, fontsize=16, ha="right")
-    left.text(-4.4, -0.38, "critic, drawn as $-f/10$", color=PURPLE, fontsize=16)
-    left.set(xlim=(-8, 8), ylim=(-0.48, 1.06), yticks=[0, 0.5, 1], xticks=[-5, 0, 5], xlabel="$x$")
+    left.text(3.6, 0.43, "fake", color=MODEL, ha="center", fontsize=16)
+    left.text(-0.4, 0.9, "discriminator", color=JUDGE, fontsize=16, ha="right")
+    left.text(0.6, -0.34, "critics, drawn as $-f/10$:\nclipped (solid),\ngradient penalty (dashed)", color=PURPLE,
+              fontsize=15, va="center", linespacing=1.3)  # fmt: skip
+    left.set(xlim=(-8, 8), ylim=(-0.84, 1.06), yticks=[-0.5, 0, 0.5, 1], xticks=[-5, 0, 5], xlabel="$x$")
     left.set_title("what each has learned")
     floor = 1e-12
     right.semilogy(x, np.abs(result.discriminator_slope), color=JUDGE, lw=3)
     right.semilogy(x, np.abs(result.critic_slope), color=PURPLE, lw=3)
+    right.semilogy(x, np.abs(penalised.critic_slope), color=PURPLE, lw=2.4, ls=(0, (5, 2)))
     right.axvspan(3, 7, color=MODEL, alpha=0.1, lw=0)
     right.text(5, 10 ** (-2.2), "fakes are here", color=MODEL, ha="center", fontsize=14)
-    right.text(-7.7, 2.2, "critic", color=PURPLE, fontsize=16)
+    right.text(-7.7, 3.2, "critics", color=PURPLE, fontsize=16)
     right.text(0, 1e-9, "discriminator", color=JUDGE, fontsize=16, ha="center")
-    right.set(xlim=(-8, 8), ylim=(floor, 30), xticks=[-5, 0, 5], yticks=[1, 1e-4, 1e-8, 1e-12], xlabel="$x$")
+    right.set(xlim=(-8, 8), ylim=(floor, 60), xticks=[-5, 0, 5], yticks=[1, 1e-4, 1e-8, 1e-12], xlabel="$x$")
     right.set_title("size of the slope in $x$")
     return Picture(
         figure,
         numbers,
         r"p=N(-5,1), \quad q=N(5,1), \quad d^{*}(x)=\frac{1}{1+e^{10x}}, \quad W_1=10, \quad \text{JSD}=0.693146",
         "A discriminator trained to its optimum is flat where the fakes are: nothing to learn from. A critic kept "
-        "Lipschitz (here by "
-        "clipping its weights) has a slope there, and it points at the data.",
+        "Lipschitz, by clipping its weights or by a penalty on its gradient, has a slope there, and it points at the "
+        "data.",
         f"At the fakes (4 to 6) the discriminator's slope is at most "
-        f"{numbers['largest_discriminator_slope_at_fakes']:.1e}, the critic's at least "
-        f"{numbers['smallest_critic_slope_at_fakes']:.2f} of its steepest. Scaled to be 1-Lipschitz the critic "
-        f"certifies $W_1$ of at least "
-        f"{result.estimate:.2f} (true: {result.w1:g}). The discriminator crosses 1/2 at "
-        f"{numbers['crosses_one_half_at']:.2f}.",
+        f"{numbers['largest_discriminator_slope_at_fakes']:.1e}, the clipped critic's at least "
+        f"{numbers['smallest_critic_slope_at_fakes']:.2f} of its steepest, the penalised one's "
+        f"{numbers['smallest_penalised_critic_slope_at_fakes']:.2f}. Scaled to be 1-Lipschitz the clipped critic "
+        f"certifies $W_1$ of at least {result.estimate:.2f} and the penalised one {penalised.estimate:.2f} (true: "
+        f"{result.w1:g}; mass beyond 8 is left out): clipping spends its slope where there is no data. The "
+        f"discriminator crosses 1/2 at {numbers['crosses_one_half_at']:.2f}.",
         "The paper's picture draws its critic lower on the data than on the samples: the released code minimises "
         "$f$(real) - $f$(fake). "
         "Here $f$ is high on data; drawn is $-f/10$.",

@@ -80,10 +80,10 @@ def _curves(top: Axes, low: Axes, thetas: Array, jsds: Array, w1s: Array) -> Non
     top.text(-9.8, LOG2 + 0.02, r"$\log 2$", color=SOFT, fontsize=15, va="bottom")
     top.plot(thetas, jsds, color=PURPLE, lw=3)
     low.plot(thetas, w1s, color=JUDGE, lw=3)
-    top.set(ylim=(0, 0.84), xlim=(-10, 10), yticks=[0, 0.3, 0.6])
+    top.set(ylim=(0, 0.84), xlim=(-10, 10), yticks=[0, 0.3, 0.6], xticks=range(-10, 11, 5))
     top.set_title(r"$\mathrm{JSD}(p\,\|\,q)$: flat beyond a few standard deviations", color=PURPLE)
     top.tick_params(labelbottom=False)
-    low.set(ylim=(0, 10.6), xlim=(-10, 10), yticks=[0, 5, 10], xlabel=r"$\theta$")
+    low.set(ylim=(0, 10.6), xlim=(-10, 10), yticks=[0, 5, 10], xticks=range(-10, 11, 5), xlabel=r"$\theta$")
     low.set_title(r"$\mathrm{W}_1(p,q)=|\theta|$: a slope everywhere", color=JUDGE)
 
 
@@ -200,12 +200,11 @@ def dual_potential(*, quick: bool = False) -> Picture:
     }  # fmt: skip
     figure = style.slide()
     ax = figure.add_subplot()
-    scale = 2.0
     for each, colour, name, at in ((p, DATA, "$p$", 1.5), (q, MODEL, "$q$", 5.5)):
         for a, b, height in zip(each.edges[:-1], each.edges[1:], each.heights, strict=True):
             if height:
-                _bar(ax, a, b, 0, scale * height, colour)
-        ax.text(at, scale * (0.25 if name == "$p$" else 0.5) + 0.1, name, fontsize=24, color=colour, ha="center")
+                _bar(ax, a, b, 0, height, colour)
+        ax.text(at, (0.25 if name == "$p$" else 0.5) + 0.1, name, fontsize=24, color=colour, ha="center")
     ax.plot(x, f, color=JUDGE, lw=3.4, zorder=6)
     ax.axhline(0, color=SOFT, lw=1)
     for at, offset in ((1.0, (12, 6)), (6.0, (16, -9)), (10.0, (13, -12))):

@@ -327,7 +327,10 @@ def _of_flow(spectrum: Spectrum, slack: float) -> Classification:
         verdict = "diverges"
     elif spectrum.rightmost >= -scale:
         verdict = "circles" if np.abs(z[z.real >= -scale].imag).max() > slack**0.5 else "neutral"
-    return Classification(verdict, float(np.exp(z.real.max())), np.exp(z), float("nan"), "flow", spectrum.complete)
+    with np.errstate(over="ignore"):  # a network's eigenvalues may be thousands: e to that is no number
+        grown = np.exp(z)
+        radius = float(np.exp(z.real.max()))
+    return Classification(verdict, radius, grown, float("nan"), "flow", spectrum.complete)
 
 
 def step_bound(eigenvalues: npt.ArrayLike) -> float:

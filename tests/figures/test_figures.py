@@ -192,7 +192,8 @@ def test_wgan_figure_2(numbers: dict[str, dict[str, Any]]) -> None:
     found = numbers["wgan-figure-2"]
     x = np.array(found["x"])
     np.testing.assert_allclose(found["optimal"], 1 / (1 + np.exp(np.clip(10 * x, -700, 700))), atol=1e-8)
-    assert found["estimate_of_w1"] <= 10 + 1e-6  # a 1-Lipschitz function never proves more than W1
+    # A 1-Lipschitz function never proves more than W1; a penalty leaves more of it than clipping.
+    assert found["estimate_of_w1"] < found["estimate_of_w1_penalised"] <= 10 + 1e-6
     d = np.array(found["discriminator"])
     assert d[x < -4].min() > 0.5 > d[x > 4].max()
 
