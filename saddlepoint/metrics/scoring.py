@@ -76,7 +76,7 @@ def score(
     if evaluation.families(names) and any(
         evaluation.METRICS[f].needs & {evaluation.FEATURES, evaluation.LOGITS} for f in evaluation.families(names)
     ):
-        extractor = extractor_for(features, real, weights=weights, device=str(device))
+        extractor = extractor_for(features, real, weights=weights, device=str(device), progress=progress)
     found = evaluation.evaluate(
         given, Against.split(real, count, reference), names, extractor, n=count, seed=seed, floor=floor,
         unseen=_unseen(run, real, names, against), progress=progress, distributed=True,
@@ -187,15 +187,34 @@ def real_images(run: Run | None, given: judged.Samples | judged.Images, against:
     return judged.opened(against, shape=(facts.height, facts.width), channels=facts.channels, seed=seed)
 
 
-def extractor_for(name: str, real: judged.Images, *, weights: str | None = None, device: str = "cpu") -> Extractor:
+def extractor_for(
+    name: str,
+    real: judged.Images,
+    *,
+    weights: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Extractor:
     """The extractor of that name; auto: the best that needs no download for these images.
 
     Grey labelled sets have their own classifier, trained here in a minute and kept; other images EfficientNet-Lite0
     from its package, or without it a random convolutional network.
     """
-    from saddlepoint.metrics import extractors
+    from saddlepoint.data.named import cache_folder
+    from saddlepoint.data.sets import locked
+    from saddlepoint.metrics import classifier, extractors
 
-    return extractors.chosen(name, real.images, real.name, weights=weights, device=device)
+    kind, given = (
+        extractors.automatic(real.images, real.name) if name == "auto" and weights is None else (name, weights)
+    )
+    if kind != "classifier":
+        return extractors.chosen(name, real.images, real.name, weights=weights, device=device)
+    given = given or extractors.automatic(real.images, real.name)[1] or real.images
+    tell = None if progress is None else evaluation.telling(progress, f"training a classifier of {real.name}")
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with locked(cache_folder() / ".classifier.lock"):  # two that ask at once shall not both train it
+        classifier.classifier(given, progress=tell)
+    return extractors.features("classifier", given, device=device)
 
 
 def _remember(run: Run, found: Evaluation) -> None:
