@@ -122,6 +122,35 @@ def test_third_derivatives_exist() -> None:
     assert y.isfinite() and y > 0
 
 
+def test_transforms_of_functions_go_through() -> None:
+    x, t, f = numbers(2, 2, 5, 6), numbers(2, 2, 5, 6, seed=1), numbers(5, seed=2)
+
+    def function(x: Tensor) -> Tensor:
+        return upfirdn2d(x, f, 2, 3, (4, 1, -1, 5))
+
+    def lone(x: Tensor) -> Tensor:
+        return function(x[None])[0]
+
+    assert torch.allclose(torch.func.jvp(function, (x,), (t,))[1], function(t))
+    tracked = torch.func.jvp(lambda v: function(v).square().sum(), (x.clone().requires_grad_(),), (t,))[1]
+    slope = torch.func.grad(lambda v: function(v).square().sum())(x)
+    torch.testing.assert_close(tracked, (slope * t).sum())
+    torch.testing.assert_close(torch.vmap(lone)(x), function(x))
+    each = torch.vmap(torch.func.grad(lambda v: lone(v).square().sum()))(x)
+    torch.testing.assert_close(each, slope)
+
+
+def test_the_backward_pass_is_the_adjoint_and_keeps_the_type_under_autocast() -> None:
+    x, f = numbers(1, 3, 7, 8).float().requires_grad_(), numbers(4, seed=2).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = upfirdn2d(x, f, 2, padding=3)
+    c = numbers(*y.shape, seed=3).float()
+    (g,) = torch.autograd.grad(y, x, c)
+    assert y.dtype == g.dtype == torch.float32
+    t = numbers(*x.shape, seed=4).float()
+    torch.testing.assert_close((g * t).sum(), (c * upfirdn2d(t, f, 2, padding=3)).sum())
+
+
 # ---- closed forms
 def test_a_constant_keeps_its_value_in_the_interior() -> None:
     f = setup_filter([1, 3, 3, 1])
