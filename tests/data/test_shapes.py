@@ -98,3 +98,17 @@ def test_a_resolution_holds_the_data_on_both_sides() -> None:
     assert Postcards().holding(25, 32) == 64
     assert Postcards().holding(3, 3) == 8
     assert ImageRecipe().holding(24, 33) == 64
+
+
+def test_stylegan2_trains_and_samples_on_a_zip_of_them(postcards: Path, tmp_path: Path, cache: Path) -> None:
+    build(postcards, tmp_path / "cards.zip")
+    narrow = {"g_net.channel_base": 64, "g_net.channel_max": 8, "d_net.channel_base": 64, "d_net.channel_max": 8}
+    recipe = recipes.recipe(
+        "stylegan2", "tiny", base=(3, 4), latent=8, w=8, batch=4, kimg=0.008, precision="fp32", **narrow,
+        **{"augment.operations": "bgc", "augment.p": 0.5},
+    )  # fmt: skip
+    training = api._training(api.prepared(recipe, str(tmp_path / "cards.zip")), torch.device("cpu"))
+    assert isinstance(training.recipe, ImageRecipe) and training.recipe.shape == (24, 32)
+    training.play()
+    images = training.average.game().sample(3)
+    assert images.shape == (3, 3, 24, 32) and torch.isfinite(images).all()
