@@ -1,7 +1,7 @@
 """Methods against point sets by exact W1: the comparison on 2-D toys in the appendix of "Which training methods for
 GANs do actually converge?" (Mescheder, Geiger, Nowozin 2018, arXiv:1801.04406), measured by us.
 
-    python benchmarks/toys.py [--methods ...] [--targets ...] [--seeds 3] [--rounds 1500] [--results FILE] [--only-show]
+    python benchmarks/toys.py [--methods ...] [--targets ...] [--seeds 3] [--rounds 4000] [--results FILE] [--only-show]
 
 W1 is exact, between 2,048 samples of the generator and 2,048 points of the data, and is the mean of three measurements
 400 and 200 rounds before the end and at the end: with constant rates nothing comes to rest. "data" is W1 between two
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["data", *METHODS], choices=["data", *METHODS])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=4000)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only-show", action="store_true")
     chosen = parser.parse_args()
@@ -91,18 +91,17 @@ def cell(method: str, target: str, seed: int, rounds: int) -> dict[str, Any]:
 
 
 def table(cells: dict[str, Any], methods: list[str], targets: list[str], rounds: int) -> str:
-    """Mean W1 over the seeds and, behind the slash, the largest; then the mean CPU time of a training."""
-    lines = [f"{'W1 mean/largest':16s}" + "".join(f"{t:>18s}" for t in targets) + f"{'CPU s':>8s}"]
+    """Mean W1 over the seeds and their standard deviation, in Markdown; the number of seeds where it is not three."""
+    lines = ["| method | " + " | ".join(targets) + " |", "|---" * (len(targets) + 1) + "|"]
     for method in methods:
-        row, seconds = f"{method:16s}", []
+        row = f"| {method} |"
         for target in targets:
             start, end = f"{method} {target} seed", f" rounds{0 if method == 'data' else rounds}"
-            found = [v for k, v in cells.items() if k.startswith(start) and k.endswith(end)]
-            values = [v["w1"] for v in found]
-            seconds += [v["cpu_seconds"] for v in found]
-            text = f"{statistics.mean(values):.3f}/{max(values):.3f} ({len(values)})" if values else "-"
-            row += f"{text:>18s}"
-        lines.append(row + (f"{statistics.mean(seconds):8.1f}" if seconds else ""))
+            values = [v["w1"] for k, v in cells.items() if k.startswith(start) and k.endswith(end)]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            few = f" ({len(values)})" if values and len(values) != 3 else ""
+            row += f" {statistics.mean(values):.3f}{spread}{few} |" if values else " - |"
+        lines.append(row)
     return "\n".join(lines)
 
 
