@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from saddlepoint import tracking
+from saddlepoint import recipes, tracking
+from saddlepoint.data import Stream, open_set
+from saddlepoint.engine import Training
 from saddlepoint.errors import UserError
 from saddlepoint.game import Round
 from saddlepoint.layers import augment
@@ -26,6 +28,7 @@ from saddlepoint.layers.augment import (
     recolour,
 )
 from saddlepoint.recipes.base import Augment
+from saddlepoint.systems import build
 
 
 def a_round(n: int, **more: object) -> Round:
@@ -324,3 +327,41 @@ def test_an_augmentation_that_is_off_does_nothing() -> None:
     assert not torch.equal(on(x, round, "real"), on(x, round, "fake"))
     on.observe(torch.tensor([1.0, -1.0, 1.0, 1.0]), round)
     assert [float(v) for v in round.notes["augment.sign"]] == [0.5] and "augment.p" in round.notes
+
+
+# ---- in a game
+def a_training(**settings: object) -> Training:
+    plain = {"stddev_features": 0, "path_length": 0.0, "precision": "fp32", "channels_last": False, "latent": 8, "w": 8}
+    narrow = {f"{net}.{name}": 16 for net in ("g_net", "d_net") for name in ("channel_base", "channel_max")}
+    pipe = {"augment.operations": "bgc", "resolution": 8, "channels": 1, "data": "digits", "batch": 8}
+    recipe = recipes.recipe("stylegan2", **{**plain, **narrow, **pipe, **settings})
+    return Training(build(recipe), recipe, Stream(open_set("digits", resolution=8), seed=0))
+
+
+def test_gradients_through_it_do_not_depend_on_micro_batches() -> None:
+    gradients = []
+    for parts in (1, 2):
+        made = a_training(**{"accumulate": parts, "augment.p": 0.7})
+        made.table.begin()
+        round = made.table.draw("data")
+        gradients.append([g for g in made.table.measure("discriminator", round)[0] if g is not None])
+    scale = max(float(g.abs().max()) for g in gradients[0])
+    assert all((a - b).abs().max() < 5e-6 * scale for a, b in zip(*gradients, strict=True))
+
+
+def test_p_moves_in_training_is_saved_and_goes_on() -> None:
+    fast = {"augment.kimg": 1.0, "augment.every": 2, "augment.p": 0.5}
+    whole, resumed = a_training(**fast), a_training(**fast)
+    seen = []
+    for _ in range(5):
+        whole.play()
+        seen.append(round(float(whole.game.augment.controller.p), 6))  # type: ignore[arg-type, union-attr]
+    assert seen[0] == 0.5 and abs(seen[1] - seen[0]) == pytest.approx(0.016) and seen[1] == seen[2]
+    tensors, values = whole.state()
+    assert any(name.endswith("augment.controller.p") for name in tensors)
+    resumed.load(tensors, values)
+    for made in (whole, resumed):
+        for _ in range(3):
+            made.play()
+    a, b = whole.game.state_dict(), resumed.game.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
