@@ -8,7 +8,7 @@ levels of detail instead (lod): 0 is the full resolution, 1.3 is 0.3 of the way 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -78,7 +78,9 @@ def faded(x: Tensor, fade: float) -> Tensor:
     return x if fade >= 1 else torch.lerp(x, doubled(halved(x)), 1 - fade)
 
 
-def image_at(level: Level, maps: Tensor, blocks: nn.ModuleList, to_rgb: nn.ModuleList) -> Tensor:
+def image_at(
+    level: Level, maps: Tensor, blocks: Sequence[Callable[[Tensor], Tensor]], to_rgb: Sequence[nn.Module]
+) -> Tensor:
     """The blended image [N, C, R, R] from maps [N, C', 4, 4]; blocks: maps -> maps of twice the side."""
     index = index_of(level.resolution)
     before = maps

@@ -16,8 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from saddlepoint import recipes
-from saddlepoint.errors import UserError, unknown
+from saddlepoint.errors import unknown
 from saddlepoint.pretrained.placing import place
+from saddlepoint.pretrained.tensorflow import conv, dense, flat, same, transposed_conv
 from saddlepoint.recipes.progan import ProGANRecipe
 from saddlepoint.systems import build
 from saddlepoint.systems.progan import ProGAN
@@ -73,7 +74,7 @@ def load(state: Mapping[str, Tensor], **config: Any) -> ProGAN:
     `scales`, the channels of the scales that were added. lod, alpha: where the game stands; 0 is fully grown.
     """
     parts = _by_network(state)
-    given = _flat(config)
+    given = flat(config)
     zoo = "depthScale0" in given or any("module" in name for part in parts.values() for name in part)
     recipe = _zoo_recipe(given, parts) if zoo else _official_recipe(given, parts)
     game: ProGAN = build(recipe)  # type: ignore[assignment]
@@ -104,18 +105,6 @@ def _by_network(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         prefix = marks.copy().pop() if name in bare else name[0]
         parts.setdefault(prefix, {})[name if name in bare else re.sub(r"^(Gs?|D)[./]", "", name)] = tensor
     return parts
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of both networks in one mapping; the same name with two values is refused."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        nested = value if isinstance(value, Mapping) else {name: value}
-        for key, item in nested.items():
-            if key in flat and flat[key] != item:
-                raise UserError(f"{key} is {flat[key]!r} for one network and {item!r} for the other.")
-            flat[key] = item
-    return flat
 
 
 def _official_recipe(given: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> ProGANRecipe:
@@ -173,37 +162,21 @@ def _renamed(given: Mapping[str, Any], table: Mapping[str, str], others: tuple[s
 
 
 # ---- names
-def _same(t: Tensor) -> Tensor:
-    return t
-
-
-def _conv(t: Tensor) -> Tensor:
-    return t.permute(3, 2, 0, 1) if t.ndim == 4 else t
-
-
-def _transposed(t: Tensor) -> Tensor:
-    return t.permute(2, 3, 0, 1).flip(2, 3) if t.ndim == 4 else t
-
-
-def _dense(t: Tensor) -> Tensor:
-    return t.t() if t.ndim == 2 else t
-
-
 def _official_name(name: str, levels: int) -> Named:
     """An official name as ours; a name that is not theirs stays as it is, and is complained about later."""
     if rgb := re.fullmatch(r"(ToRGB|FromRGB)_lod(\d+)/(weight|bias)", name):
         kind = "to_rgb" if rgb[1] == "ToRGB" else "from_rgb"
-        return f"{kind}.{levels - 1 - int(rgb[2])}.{rgb[3]}", _conv
+        return f"{kind}.{levels - 1 - int(rgb[2])}.{rgb[3]}", conv
     if first := re.fullmatch(r"4x4/(Dense|Conv|Dense0|Dense1)/(weight|bias)", name):
         layer = {"Dense": "first", "Conv": "conv", "Dense0": "hidden", "Dense1": "output"}[first[1]]
         if (layer, first[2]) == ("first", "bias"):
-            return "first_bias", _same
-        return f"{layer}.{first[2]}", _conv if layer == "conv" else _dense
+            return "first_bias", same
+        return f"{layer}.{first[2]}", conv if layer == "conv" else dense
     if block := re.fullmatch(r"(\d+)x\1/(Conv0|Conv1|Conv0_up|Conv1_down)/(weight|bias)", name):
         index = int(block[1]).bit_length() - 4  # 8x8 is the first block
-        turn = _transposed if block[2] == "Conv0_up" else _conv
+        turn = transposed_conv if block[2] == "Conv0_up" else conv
         return f"blocks.{index}.{block[2][:5].lower()}.{block[3]}", turn
-    return name, _same
+    return name, same
 
 
 def _zoo_name(name: str, levels: int) -> Named:
@@ -218,7 +191,7 @@ def _zoo_name(name: str, levels: int) -> Named:
         (r"decisionLayer\.", "output."),
     ):
         plain = re.sub(f"^{pattern}", ours, plain)
-    return plain, _same
+    return plain, same
 
 
 def _official_names(network: str, levels: int, fused: bool) -> list[str]:
@@ -229,7 +202,7 @@ def _official_names(network: str, levels: int, fused: bool) -> list[str]:
     else:
         layers = ["4x4/Conv", "4x4/Dense0", "4x4/Dense1", *(f"FromRGB_lod{k}" for k in range(levels))]
         convs = ("Conv0", "Conv1_down" if fused else "Conv1")
-    layers += [f"{4 << i}x{4 << i}/{conv}" for i in range(1, levels) for conv in convs]
+    layers += [f"{4 << i}x{4 << i}/{name}" for i in range(1, levels) for name in convs]
     return [f"{layer}/{kind}" for layer in layers for kind in ("weight", "bias")]
 
 

@@ -44,6 +44,7 @@ SYSTEMS: dict[str, Entry] = {
     "wgan": Entry("saddlepoint.recipes.wgan", "saddlepoint.systems.wgan:WGAN"),
     "wgan-gp": Entry("saddlepoint.recipes.wgan_gp", "saddlepoint.systems.wgan_gp:WGANGP"),
     "progan": Entry("saddlepoint.recipes.progan", "saddlepoint.systems.progan:ProGAN"),
+    "stylegan1": Entry("saddlepoint.recipes.stylegan1", "saddlepoint.systems.stylegan1:StyleGAN1"),
     "stylegan2": Entry("saddlepoint.recipes.stylegan2", "saddlepoint.systems.stylegan2:StyleGAN2"),
     "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
     "dirac": Entry("saddlepoint.recipes.dirac", "saddlepoint.systems.dirac:Dirac"),

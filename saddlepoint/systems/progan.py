@@ -95,7 +95,7 @@ class Generator(Growing):
         x = self.first(z).view(len(z), -1, 4, 4)  # [N, C, 4, 4]
         x = x if self.first_bias is None else x + self.first_bias.view(1, -1, 1, 1)
         x = self.epilogue(self.conv(self.epilogue(x)))
-        return image_at(level, x, self.blocks, self.to_rgb)
+        return image_at(level, x, list(self.blocks), list(self.to_rgb))
 
     def forward(self, z: Tensor, label: Tensor | None = None, lod: float | None = None) -> Tensor:
         """Images at full resolution, their pixels repeated where the networks are smaller; lod None: as training is."""
