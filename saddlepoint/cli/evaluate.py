@@ -25,8 +25,8 @@ class Evaluate:
 
     Every score stands with its standard error and its floor: the same number for real images that are not in the
     reference. Its record (extractor, resize, counts, seed, reference) goes into the JSON; scores with other records
-    refuse to be compared. Metrics: fd, kd, pr (precision, recall), dc (density, coverage), is, swd, ms-ssim, c2st,
-    labels (gan-train, gan-test), ppl; modes (and w1) for toy runs.
+    refuse to be compared. Metrics: fd, kd, pr (precision, recall), dc (density, coverage), is, fd-infinity, cmmd,
+    swd, ms-ssim, c2st, labels (gan-train, gan-test), memorisation, ppl; modes (and w1) for toy runs.
     """
 
     judged: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|FOLDER|ZIP")]

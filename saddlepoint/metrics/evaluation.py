@@ -161,6 +161,22 @@ def _kd(given: Given) -> dict[str, Estimate | float]:
     return {"kd": kernel_distance(x, y, estimator="subset", subset_size=size, seed=given.seed, progress=given.progress)}
 
 
+def _infinity(given: Given) -> dict[str, Estimate | float]:
+    from saddlepoint.metrics.arrays import Estimate
+    from saddlepoint.metrics.frechet import frechet_infinity
+
+    x, y = _features(given)
+    found = frechet_infinity(x, y, seed=given.seed, progress=given.progress)
+    return {"fd-infinity": Estimate(found.value, found.standard_error, method="straight line in 1/N")}
+
+
+def _cmmd(given: Given) -> dict[str, Estimate | float]:
+    from saddlepoint.metrics.kernel import cmmd
+
+    x, y = _as_many(given)
+    return {"cmmd": cmmd(x, y, progress=given.progress)}
+
+
 def _precision_recall(given: Given) -> dict[str, Estimate | float]:
     from saddlepoint.metrics.neighbours import precision_recall
 
@@ -236,6 +252,13 @@ FEATURES, LOGITS, PIXELS, LABELS = "features", "logits", "pixels", "labels"
 METRICS: dict[str, Metric] = {
     "fd": Metric({"fd": "lower"}, frozenset({FEATURES}), _fd, "Frechet distance (FID on the 2015 Inception network)"),
     "kd": Metric({"kd": "lower"}, frozenset({FEATURES}), _kd, "kernel distance (KID on the 2015 Inception network)"),
+    "fd-infinity": Metric(
+        {"fd-infinity": "lower"}, frozenset({FEATURES}), _infinity,
+        "Frechet distance extrapolated to infinitely many samples",
+    ),
+    "cmmd": Metric(
+        {"cmmd": "lower"}, frozenset({FEATURES}), _cmmd, "1,000 times the MMD with a Gaussian kernel, made for CLIP"
+    ),
     "pr": Metric(
         {"precision": "higher", "recall": "higher"}, frozenset({FEATURES}), _precision_recall,
         "precision and recall of k-nearest-neighbour manifolds, k = 3",
@@ -298,7 +321,7 @@ def called(value: str, extractor: Extractor | None) -> str:
         return value.upper() if value == "swd" else value
     short = extractor.name if extractor is not None else "?"
     if short == "inception-2015" and extractor is not None and extractor.resize == "tf":
-        return {"fd": "FID", "kd": "KID", "is": "IS"}.get(value, f"{value}[{short}]")
+        return {"fd": "FID", "kd": "KID", "is": "IS", "fd-infinity": "FID-infinity"}.get(value, f"{value}[{short}]")
     return f"{value.upper() if len(value) == 2 else value}[{short}]"
 
 

@@ -197,6 +197,29 @@ def test_numbers_name_their_family() -> None:
     assert evaluation.called("fd", inception) == "FD[inception-2015]"  # FID is the official resize's name
 
 
+def test_every_metric_computes(digits: judged.Images, extractor: Any) -> None:
+    against = Against.split(digits, 400)
+    names = [name for name in evaluation.METRICS if name not in ("swd",)]  # 8x8 has no Laplacian level of 16
+    unseen = judged.opened("digits:test")
+    found = evaluate(against.held_out, against, names, extractor, n=400, unseen=unseen)
+    values = {score.record["metric"]: score for score in found.scores.values()}
+    assert set(values) == {v for name in names for v in evaluation.METRICS[name].values}
+    assert all(np.isfinite(score.value) for score in values.values())
+    assert values["c2st"].value < 0.6 and values["duplicates"].value < 0.1
+    assert values["gan-train"].value == pytest.approx(values["gan-train"].floor)
+    assert abs(values["c_t"].value) < 4 and 0.3 < values["nearer"].value < 0.7
+    assert values["fd-infinity"].value < values["fd"].value
+
+
+def test_copies_are_found(digits: judged.Images, extractor: Any) -> None:
+    """Samples that are training images: far nearer to them than unseen images are."""
+    against = Against.split(digits, 400)
+    found = evaluate(
+        against.reference.part(0, 300), against, ["memorisation"], extractor, unseen=judged.opened("digits:test")
+    )
+    assert found.scores["c_t[corners]"].value < -3 and found.scores["nearer[corners]"].value > 0.9
+
+
 def test_progress_is_told(digits: judged.Images, extractor: Any) -> None:
     told: list[tuple[str, int, int]] = []
     evaluate(Noise(), Against.split(digits, 400), ["fd"], extractor, n=400, progress=lambda *t: told.append(t))
