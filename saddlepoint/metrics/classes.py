@@ -6,13 +6,18 @@ the Inception score; on another classifier's it is that classifier's score and i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from saddlepoint.errors import UserError
 from saddlepoint.metrics.arrays import Estimate, check_count, feature_matrix, mean_of
+
+ROWS = 256
+LEAST = -1e4  # where the exponential is 0 long since, and 0 times it still 0
 
 
 def inception_score(logits: Any, splits: int = 10, *, seed: int | None = None) -> Estimate:
@@ -30,9 +35,22 @@ def inception_score(logits: Any, splits: int = 10, *, seed: int | None = None) -
         z = z[torch.from_numpy(np.random.default_rng(seed).permutation(len(z))).to(z.device)]
     parts = []
     for i in range(splits):
-        log_p = z[i * len(z) // splits : (i + 1) * len(z) // splits].double().log_softmax(dim=1)
-        p = log_p.exp()
-        log_mean = log_p.logsumexp(dim=0) - np.log(len(p))  # never the log of a mean that fell to 0
-        gain = torch.where(p > 0, p * (log_p - log_mean), torch.zeros_like(p))
-        parts.append(float(gain.sum(dim=1).mean().exp()))
+        parts.append(_of_one(z[i * len(z) // splits : (i + 1) * len(z) // splits]))
     return mean_of(parts, f"{splits} split{'s' * (splits != 1)} of {len(z) // splits}")
+
+
+def _of_one(logits: Tensor) -> float:
+    """exp(H(mean p) - mean H(p)) with one exponential per logit, in float64, in blocks that fit the cache."""
+    negative_entropy = 0.0
+    total = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
+    for rows in logits.split(ROWS):
+        z = rows.double()
+        z = z.sub_(z.max(dim=1, keepdim=True).values).clamp_(min=LEAST)
+        p = z.exp()
+        norm = p.sum(dim=1, keepdim=True)
+        p /= norm
+        total += p.sum(dim=0)
+        negative_entropy += float((torch.linalg.vecdot(p, z) - norm[:, 0].log()).sum())
+    mean = total / len(logits)
+    information = negative_entropy / len(logits) - float(torch.xlogy(mean, mean).sum())
+    return math.exp(max(0.0, information))  # below 0 by rounding only
