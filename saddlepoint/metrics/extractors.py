@@ -55,6 +55,7 @@ class Extractor:
     head: Callable[[Tensor], Tensor] | None = None  # features -> logits
     classes: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    at_once: int = 256  # images through the network together on a CPU; more do not fit its caches
     facts: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,10 +66,12 @@ class Extractor:
         Grey is repeated to three channels where the network takes colour. Raises UserError for another shape or type
         and for values that are not finite.
         """
-        pixels = rounded(check_images(images).to(self.device))
-        prepared = self.prepare(pixels).contiguous(memory_format=torch.channels_last)
-        found: Tensor = self.network(prepared)
-        return found.float()
+        size = self.at_once if self.device.type == "cpu" else 8 * self.at_once
+        found = []
+        for part in check_images(images).split(size) if len(images) else [images]:
+            prepared = self.prepare(rounded(part.to(self.device)))
+            found.append(self.network(prepared.contiguous(memory_format=torch.channels_last)).float())
+        return torch.cat(found)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits [N, K]. Raises UserError for an extractor without classes."""
@@ -183,9 +186,9 @@ def _normalised(pixels: Tensor, mean: tuple[float, ...], deviation: tuple[float,
 
 
 def _colour(kind: str, side: int, then: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """To three channels, resized, then scaled."""
+    """Resized, to three channels (in this order: grey is resized once), then scaled."""
     function = resizer(kind)
-    return lambda pixels: then(function(to_channels(pixels, 3), side))
+    return lambda pixels: then(to_channels(function(pixels, side), 3))
 
 
 def _on(network: nn.Module, device: str | torch.device) -> nn.Module:
@@ -223,10 +226,11 @@ def inception(weights: Any, resize: str | None, device: torch.device) -> Extract
         dimensions=net.FEATURES,
         resize=kind,
         network=module,
-        prepare=lambda pixels: net.prepared(to_channels(pixels, 3), kind),
+        prepare=lambda pixels: to_channels(net.prepared(pixels, kind), 3),
         head=network.logits,
         classes=net.CLASSES,
         device=device,
+        at_once=8,
         source={"file": path.name, "sha256": sha256_of(path)},
     )
 
@@ -248,6 +252,7 @@ def efficientnet_lite0(weights: Any, resize: str | None, device: torch.device) -
         head=network.fc,
         classes=lite.CLASSES,
         device=device,
+        at_once=16,
     )
 
 
@@ -273,6 +278,7 @@ def vgg16(weights: Any, resize: str | None, device: torch.device) -> Extractor:
         head=network.logits,
         classes=1000,
         device=device,
+        at_once=16,
         source={"file": path.name, "sha256": sha256_of(path)},
     )
 
@@ -445,7 +451,7 @@ def _of_library(
     with torch.no_grad():
         dimensions = network(prepare(torch.zeros(1, 3, side or 224, side or 224, device=device))).shape[1]
     identity = f"{name}@sha256:{fingerprint(model.state_dict())[:16]}"
-    return Extractor(name, identity, dimensions, stated, network, prepare, device=device)
+    return Extractor(name, identity, dimensions, stated, network, prepare, device=device, at_once=16)
 
 
 def dinov2(weights: Any, resize: str | None, device: torch.device) -> Extractor:
