@@ -134,6 +134,7 @@ __all__ = [
 if TYPE_CHECKING:
     from saddlepoint.metrics.arrays import Estimate
     from saddlepoint.metrics.classes import inception_score
+    from saddlepoint.metrics.extractors import features
     from saddlepoint.metrics.frechet import (
         FrechetInfinity,
         Moments,
@@ -156,6 +157,7 @@ if TYPE_CHECKING:
         precision_recall,
     )
     from saddlepoint.metrics.paths import path_length
+    from saddlepoint.metrics.perceptual import lpips, perceptual_distance
     from saddlepoint.metrics.similarity import ms_ssim, ms_ssim_diversity, psnr, ssim
     from saddlepoint.metrics.sliced import LaplacianSWD, laplacian_swd, sliced_wasserstein
     from saddlepoint.metrics.two_sample import TwoSample, two_sample_test
