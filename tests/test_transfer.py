@@ -154,3 +154,15 @@ def test_layers_say_their_own_order() -> None:
     judge = Judge()
     assert layers_from_image(judge) == [judge.early, judge.late]
     assert layers_from_image(torch.nn.Sequential(judge.late, torch.nn.Flatten(), torch.nn.Linear(1, 1))) == [judge.late]
+
+
+def test_style_based_discriminators_are_counted_from_the_image() -> None:
+    from_image = [("stylegan2", "from_image"), ("progan", "from_rgb"), ("stylegan1", "from_rgb")]
+    for system, first in from_image:
+        judge = build(sp.recipe(system, resolution=16, channels=1), "meta").player("discriminator").modules[0]
+        names = {id(module): name for name, module in judge.named_modules()}
+        order = [names[id(layer)] for layer in layers_from_image(judge)]
+        assert first in order[0] and order[1].endswith("conv0") and order[2].endswith("conv1")
+        assert len(set(order)) == len(order)
+        widths = [layer.weight.shape[-1] for layer in layers_from_image(judge)]  # type: ignore[union-attr]
+        assert widths[:3] == [1, 3, 3]

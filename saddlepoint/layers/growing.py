@@ -164,6 +164,13 @@ class GrowingDiscriminator(Growing):
         self.hidden = EqualisedLinear(maps[0] * 16, hidden, gain=ROOT2)
         self.output = EqualisedLinear(hidden, outputs)
 
+    def layers(self) -> list[nn.Module]:
+        """What Freeze-D counts: of each resolution, the highest first, from_rgb and the convolutions that follow."""
+        found: list[nn.Module] = []
+        for rgb, block in zip(reversed(self.from_rgb), [*reversed(self.blocks), None], strict=True):
+            found += [rgb, *((self.conv,) if block is None else map(block.get_submodule, ("conv0", "conv1")))]
+        return found
+
     def at(self, level: Level, x: Tensor) -> Tensor:
         """What it makes of images of the level's resolution (larger ones are averaged down), [N, outputs]."""
         return self.output(self.features_at(level, x))
