@@ -421,12 +421,20 @@ def _library(module: str, name: str) -> Any:
         ) from error
 
 
-def _model_of(weights: Any, name: str, example: str) -> str:
+def _pretrained(loader: Any, weights: Any, name: str, example: str) -> Any:
+    """A model of transformers from a folder or by its name in the hub."""
     if weights is None:
         raise UserError(
             f"{name} needs a model as `weights`: a folder that save_pretrained wrote, or a name in the hub ({example})."
         )
-    return str(Path(weights).expanduser()) if Path(str(weights)).expanduser().is_dir() else str(weights)
+    folder = Path(str(weights)).expanduser()
+    try:
+        return loader.from_pretrained(str(folder) if folder.is_dir() else str(weights))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: no model could be read at {str(weights)!r}; expected a folder that save_pretrained wrote, or a "
+            f"name in the hub ({example}). transformers says: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 class _Pooled(nn.Module):
@@ -457,7 +465,7 @@ def _of_library(
 def dinov2(weights: Any, resize: str | None, device: torch.device) -> Extractor:
     """The class token after the last norm (Stein et al. 2023, arXiv:2306.04675, with ViT-L/14: 1024 numbers)."""
     library = _library("transformers", "dinov2")
-    model = library.AutoModel.from_pretrained(_model_of(weights, "dinov2", "facebook/dinov2-large"))
+    model = _pretrained(library.AutoModel, weights, "dinov2", "facebook/dinov2-large")
     return _of_library(
         "dinov2", model, 224, resize, device,
         lambda network, x: network(pixel_values=x).last_hidden_state[:, 0], IMAGENET_MEAN, IMAGENET_STD,
@@ -467,8 +475,7 @@ def dinov2(weights: Any, resize: str | None, device: torch.device) -> Extractor:
 def clip(weights: Any, resize: str | None, device: torch.device) -> Extractor:
     """The image embedding at unit length, as CMMD uses it (Jayasumana et al. 2024, arXiv:2401.09603)."""
     library = _library("transformers", "clip")
-    example = "openai/clip-vit-large-patch14-336"
-    model = library.CLIPModel.from_pretrained(_model_of(weights, "clip", example))
+    model = _pretrained(library.CLIPModel, weights, "clip", "openai/clip-vit-large-patch14-336")
 
     def pooled(network: Any, x: Tensor) -> Tensor:
         found = network.get_image_features(pixel_values=x)

@@ -208,6 +208,8 @@ def library(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def model(name: str) -> Vision:
         asked.append(name)
+        if name == "absent":
+            raise OSError("absent is not a local folder")
         return Vision(8)
 
     maker = types.SimpleNamespace(from_pretrained=model)
@@ -233,6 +235,8 @@ def test_clip_has_unit_length_and_the_models_side(library: list[str]) -> None:
     assert features("clip", "other", resize="tf-64").resize == "tf-64"
     with pytest.raises(UserError, match="openai/clip"):
         features("clip")
+    with pytest.raises(UserError, match=r"'absent'.*not a local folder"):
+        features("clip", "absent")
 
 
 def test_libraries_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
