@@ -64,7 +64,7 @@ HALF_LIFE = 0.6931471805599453 / 0.0010005003335835335  # steps: 0.999^k = 1/2
 def tiny() -> ProGANRecipe:
     """Minutes on two CPU cores: narrow networks, four resolutions up to 32 pixels."""
     return ProGANRecipe(
-        fmap_base=384, fmap_max=64, latent=64, kimg=100, stable_kimg=12, fade_kimg=12, batch=16,
+        fmap_base=384, fmap_max=64, latent=64, kimg=88, stable_kimg=12, fade_kimg=12, batch=16,
         batches=(32, 32, 16, 16), g=moves(2e-3), d=moves(2e-3), ema_half_life_kimg=1, precision="bf16",
         channels_last=True,
     )  # fmt: skip
