@@ -39,6 +39,7 @@ def modulated_conv2d(
     demodulate: bool = True,
     flip_weight: bool = True,
     fused: bool = False,
+    gain: float = 1.0,
 ) -> Tensor:
     """Convolution with the weights w''_noik = w'_noik / sqrt(sum_ik w'^2 + 1e-8), w'_noik = s_ni w_oik, plus noise.
 
@@ -48,6 +49,7 @@ def modulated_conv2d(
     fused: one grouped convolution with weights of each sample's own (eq. 1 and 3 as they are written) instead of a
     dense one between two scalings of the activations. Equal to rounding; on a CPU the dense form is about three times
     as fast in bfloat16 and NHWC, and it is the only one that cannot run out of memory with the batch.
+    gain: of the convolution, not of the noise; it costs nothing, since it scales styles or norms.
     UserError where the styles do not fit the input.
     """
     n, channels = x.shape[:2]
@@ -57,14 +59,16 @@ def modulated_conv2d(
             f"; given: {list(styles.shape)} and {list(weight.shape)}."
         )
     if fused:
-        y = _fused(x, weight, styles, up, down, padding, resample_filter, demodulate, flip_weight)
+        y = _fused(x, weight, styles, up, down, padding, resample_filter, demodulate, flip_weight) * gain
         return y if noise is None else y + noise.to(y.dtype)
+    if not demodulate:
+        styles = styles * gain
     x = x * styles.to(x.dtype)[:, :, None, None]
     y = conv2d_resample(
         x, weight.to(x.dtype), resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight
     )
     if demodulate:
-        scale = demodulation(weight, styles).to(y.dtype)[:, :, None, None]
+        scale = (demodulation(weight, styles) * gain).to(y.dtype)[:, :, None, None]
         return y * scale if noise is None else torch.addcmul(noise.to(y.dtype), y, scale)
     return y if noise is None else y + noise.to(y.dtype)
 

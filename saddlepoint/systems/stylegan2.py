@@ -177,18 +177,21 @@ class StyledConv(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Noise, *, gain: float = 1.0, fused: bool = False) -> Tensor:
         with torch.autocast(w.device.type, enabled=False):
             styles = self.affine(w)
+        before, after = gains(self.activation, gain, x)
+        values = self._noise(noise)
         x = modulated_conv2d(
             x,
             self.weight,
             styles,
-            self._noise(noise),
+            values if values is None else values * before,
             up=self.up,
             padding=self.weight.shape[-1] // 2,
             resample_filter=self.filter,
             flip_weight=self.up == 1,  # the official code convolves where it doubles and correlates elsewhere
             fused=fused,
+            gain=before,
         )
-        return activated(x, self.bias, self.activation, self.clamp, gain)
+        return bias_act(x, self.bias * before, self.activation, gain=after, clamp=limit(self.clamp, gain))
 
     def _noise(self, noise: Noise) -> Tensor | None:
         if self.noise_strength is None or noise == "none":
@@ -211,14 +214,25 @@ class ToImage(nn.Module):
         with torch.autocast(w.device.type, enabled=False):
             styles = self.affine(w) * self.scale
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused=fused)
-        return at_least_float32(activated(x, self.bias, "linear", self.clamp))
+        return at_least_float32(bias_act(x, self.bias, "linear", clamp=limit(self.clamp, 1.0)))
 
 
-def activated(x: Tensor, bias: Tensor | None, activation: str, clamp: float, gain: float = 1.0) -> Tensor:
-    """Bias, nonlinearity with its own gain (sqrt 2 for leaky ReLU of slope 0.2) times `gain`, clamp times `gain`."""
-    own = math.sqrt(2) if activation in ("lrelu", "relu", "swish") else 1.0
-    bias = None if bias is None else bias.to(x.dtype)
-    return bias_act(x, bias, activation, gain=own * gain, clamp=clamp * gain if clamp else None)
+def gains(activation: str, gain: float, x: Tensor) -> tuple[float, float]:
+    """The gains before and after a nonlinearity: its own (sqrt 2 for leaky ReLU of slope 0.2) times `gain`.
+
+    Piecewise linear ones commute with a positive factor. Under autocast it goes before them, into weights, bias and
+    noise, where it costs nothing; after them it is one more pass over all activations, and another one in each
+    derivative. In full precision it stays where the official code has it: the second derivatives of minibatch
+    deviations are so sensitive that weights rounded in another order move them by 2e-5 of their size.
+    """
+    total = (math.sqrt(2) if activation in ("lrelu", "relu", "swish") else 1.0) * gain
+    early = activation in ("lrelu", "relu", "linear") and torch.is_autocast_enabled(x.device.type)
+    return (total, 1.0) if early else (1.0, total)
+
+
+def limit(clamp: float, gain: float) -> float | None:
+    """A branch that is scaled is clamped to a scaled magnitude."""
+    return clamp * gain if clamp else None
 
 
 class SynthesisBlock(nn.Module):
@@ -381,9 +395,11 @@ class Conv(EqualisedConv2d):
         self.register_buffer("filter", setup_filter(taps) if down > 1 else None, persistent=False)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        weight, padding = self.scaled().to(x.dtype), self.weight.shape[-1] // 2
+        before, after = gains(self.activation, gain, x)
+        weight, padding = (self.weight * (self.scale * before)).to(x.dtype), self.weight.shape[-1] // 2
+        bias = None if self.bias is None else self.bias * before
         x = conv2d_resample(x, weight, self.filter, down=self.down, padding=padding)
-        return activated(x, self.bias, self.activation, self.clamp, gain)
+        return bias_act(x, bias, self.activation, gain=after, clamp=limit(self.clamp, gain))
 
 
 class DiscriminatorBlock(nn.Module):
