@@ -155,7 +155,7 @@ def frechet_distance(x: Any, y: Any, *, ddof: int = 1, progress: Progress | None
         a = Moments.of(first, progress and (lambda done, _: progress(done, total)))
         b = Moments.of(second, progress and (lambda done, _: progress(n + done, total)))
         return frechet_from_moments(a, b, ddof=ddof)
-    return _low_rank(numpy_of(first), numpy_of(second), ddof)
+    return _low_rank(first, second, ddof, progress)
 
 
 def frechet_from_moments(x: Moments, y: Moments, *, ddof: int = 1) -> float:
@@ -173,23 +173,34 @@ def _as_moments(name: str, values: Any, progress: Progress | None) -> Moments:
 
 
 def _assemble(mean_x: Array, mean_y: Array, trace_x: float, trace_y: float, root: float) -> float:
-    shift = float(((mean_x - mean_y) ** 2).sum())
-    value = shift + trace_x + trace_y - 2 * root
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = float(((mean_x - mean_y) ** 2).sum()) + trace_x + trace_y - 2 * root
     if not np.isfinite(value):
         raise UserError("the Frechet distance of these features overflows; scale them down.")
     return max(0.0, value)  # below 0 by rounding only, of the order 1e-12 of the traces
 
 
-def _low_rank(x: Array, y: Array, ddof: int) -> float:
+def _low_rank(x: Tensor, y: Tensor, ddof: int, progress: Progress | None) -> float:
     """From the samples themselves, where at least one side has no more of them than features."""
-    n, m, d = len(x), len(y), x.shape[1]
-    refuse_memory(8.0 * (2 * n * d + 2 * m * d + min(n, d) * min(m, d)), f"{n} x {d} features", "use fewer")
-    x, y = (np.asarray(v, dtype=np.float64) for v in (x, y))
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    a, b = (x - mean_x) / np.sqrt(n - ddof), (y - mean_y) / np.sqrt(m - ddof)
-    trace_x, trace_y = (float(np.einsum("ij,ij->", v, v)) for v in (a, b))
-    small = [v if len(v) <= d else _factor(v.T @ v) for v in (a, b)]
-    return _assemble(mean_x, mean_y, trace_x, trace_y, _nuclear_norm(small[0], small[1]))
+    d = x.shape[1]
+    rows = [min(len(v), d) for v in (x, y)]
+    refuse_memory(8.0 * (2 * sum(rows) * d + rows[0] * rows[1]), f"features of {d} dimensions", "use fewer of either")
+    (mean_x, trace_x, a), (mean_y, trace_y, b) = (_side(v, ddof, progress) for v in (x, y))
+    return _assemble(mean_x, mean_y, trace_x, trace_y, _nuclear_norm(a, b))
+
+
+def _side(x: Tensor, ddof: int, progress: Progress | None) -> tuple[Array, float, Array]:
+    """Mean [D], trace of the covariance, and F [r, D] with F' F the covariance."""
+    if len(x) > x.shape[1]:
+        moments = Moments.of(x, progress)
+        covariance = moments.covariance(ddof)
+        return moments.mean, float(np.trace(covariance)), _factor(covariance)
+    rows = numpy_of(x).astype(np.float64)
+    mean = rows.mean(axis=0)
+    rows -= mean
+    rows /= np.sqrt(len(rows) - ddof)
+    with np.errstate(over="ignore"):
+        return mean, float(np.einsum("ij,ij->", rows, rows)), rows
 
 
 def trace_of_root(s_x: Array, s_y: Array) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from saddlepoint.errors import UserError
 from saddlepoint.metrics.arrays import Progress, check_count, feature_matrix, feature_pair
-from saddlepoint.metrics.neighbours import ROWS, Cloud, Neighbours, Work, nearest_in, nearest_neighbours, tiles
+from saddlepoint.metrics.neighbours import Cloud, Neighbours, Work, centre_of, nearest_in, nearest_neighbours, tiles
 
 Array = NDArray[np.float64]
 
@@ -139,7 +139,7 @@ def duplicates(x: Any, radius: float = 0.0, *, progress: Progress | None = None)
     features = feature_matrix("x", x, minimum=2)
     if not (math.isfinite(radius) and radius >= 0):
         raise UserError(f"radius is {radius}; expected a distance of at least 0.")
-    cloud = Cloud.of(features, features[: 16 * ROWS].mean(dim=0, dtype=torch.float64).to(features.dtype))
+    cloud = Cloud.of(features, centre_of(features))
     repeated = cloud.weights.numpy()[cloud.inverse] > 1
     close = repeated
     if radius > 0 and len(cloud) > 1:

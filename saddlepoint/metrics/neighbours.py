@@ -28,7 +28,7 @@ from saddlepoint.metrics.arrays import Progress, check_count, feature_pair, nump
 
 ROWS, COLUMNS = 1024, 2048  # of a block of distances: 8 MB
 SPARE = 8  # neighbours kept beyond the k-th, so that rounding cannot lose it
-PAIRS = 1 << 22  # numbers in one gather of exact differences
+PAIRS = 1 << 20  # numbers in one gather of exact differences
 
 
 class PrecisionRecall(NamedTuple):
@@ -82,7 +82,7 @@ def _manifolds(x: Any, y: Any, k: int, progress: Progress | None, of_y: bool) ->
     for name, side in (("x", first), ("y", second)) if of_y else (("x", first),):
         if k >= len(side):
             raise UserError(f"k is {k} and {name} has {len(side)} samples; expected k below the number of samples.")
-    centre = first[: 16 * ROWS].mean(dim=0, dtype=torch.float64).to(first.dtype)
+    centre = centre_of(first)
     a, b = Cloud.of(first, centre), Cloud.of(second, centre)
     work = Work(progress, len(tiles(a, a)) + len(tiles(b, b)) * of_y + len(tiles(a, b)))
     radius_a = kth_distances(a, k, work)
@@ -126,6 +126,11 @@ class Cloud:
         if dtype == self.rows.dtype:
             return self.rows[start:stop] - self.centre
         return (self.rows[start:stop].double() - self.centre.double()).to(dtype)
+
+
+def centre_of(x: Tensor) -> Tensor:
+    """About the middle of x [N, D], to subtract: no result depends on where it is."""
+    return x[:ROWS].double().mean(dim=0).to(x.dtype)
 
 
 def distinct(x: Tensor) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
@@ -349,7 +354,7 @@ def _near_pairs(a: Cloud, b: Cloud, i: slice, j: slice, r_a: Tensor, r_b: Tensor
     low = block[p, q].double()
     p, q = p + i.start, q + j.start
     d, open_ = _compare(low, low + slack(a, b, p, q), r_a[p], r_b[q])
-    if int(open_.sum()) > PAIRS // 64:  # many open pairs: a product in float64 settles nearly all of them
+    if int(open_.sum()) > PAIRS // 16:  # many open pairs: a product in float64 settles nearly all of them
         low = lower_bounds(a, b, i, j, torch.float64)[p - i.start, q - j.start]
         d, open_ = _compare(low, low + slack(a, b, p, q, torch.float64), r_a[p], r_b[q])
     d[open_] = exact(a, b, p[open_], q[open_])
@@ -378,7 +383,7 @@ def nearest_neighbours(query: Any, reference: Any, k: int = 1, *, progress: Prog
     Raises UserError where the reference has fewer than k distinct rows.
     """
     x, y = feature_pair(reference, query)
-    centre = x[: 16 * ROWS].mean(dim=0, dtype=torch.float64).to(x.dtype)
+    centre = centre_of(x)
     a, b = Cloud.of(y, centre), Cloud.of(x, centre)
     return nearest_in(a, b, k, Work(progress, len(tiles(a, b))))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saddlepoint.errors import UserError, unknown
 from saddlepoint.metrics.arrays import Estimate, Progress, check_count, feature_pair, numpy_of
-from saddlepoint.metrics.neighbours import ROWS, Cloud, Work, nearest_in, tiles
+from saddlepoint.metrics.neighbours import Cloud, Work, centre_of, nearest_in, tiles
 
 PENALTY = 1.0  # C of the logistic regression, on standardised features
 ITERATIONS = 200
@@ -133,7 +133,7 @@ def _nearest(x: Tensor, y: Tensor, permutations: int, rng: np.random.Generator, 
 
 def _nearest_other(z: Tensor, progress: Progress | None) -> NDArray[np.intp]:
     """For each row the nearest other row; among duplicates the next of them."""
-    cloud = Cloud.of(z, z[: 16 * ROWS].mean(dim=0, dtype=torch.float64).to(z.dtype))
+    cloud = Cloud.of(z, centre_of(z))
     if len(cloud) == 1:
         raise UserError("all features of x and y are the same; there is nothing to tell apart.")
     found = nearest_in(cloud, cloud, 1, Work(progress, len(tiles(cloud, cloud)))).index[:, 0]
