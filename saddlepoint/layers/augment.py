@@ -112,19 +112,24 @@ class Tape:
 class Percentile:
     """Every operation applied, its number at the quantile q in (0, 1) of its distribution, for n samples.
 
-    As in the official debugging mode normal numbers are erfinv(2q - 1), the quantile over sqrt(2), and the second of
-    the two rotations does nothing.
+    As in the official debugging mode normal numbers are erfinv(2q - 1), the quantile over sqrt(2) (for the size of the
+    noise, which is positive, erfinv(q)), and the second of the two rotations does nothing. noise: the noise itself,
+    [n, C, H, W]; without it, the same standard normal numbers in every call.
     """
 
     q: float
     n: int
+    noise: Tensor | None = None
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         never = name.endswith("rotate.after.on")
         return torch.full((self.n, *shape), float(never) if name.endswith(".on") else self.q)
 
     def normal(self, name: str, *shape: int) -> Tensor:
-        return torch.erfinv(torch.full((self.n, *shape), 2 * self.q - 1))
+        if name.endswith("noise.field"):
+            fixed = torch.Generator().manual_seed(0)
+            return torch.randn(self.n, *shape, generator=fixed) if self.noise is None else self.noise
+        return torch.erfinv(torch.full((self.n, *shape), self.q if name.endswith(".noise") else 2 * self.q - 1))
 
 
 @dataclasses.dataclass(frozen=True)

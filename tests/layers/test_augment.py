@@ -138,6 +138,10 @@ def test_cutout_and_noise() -> None:
     x = torch.ones(2, 3, 16, 16)
     y = AugmentPipe("cutout")(x, 1.0, Percentile(0.5, 2))
     assert float(y.sum()) == 2 * 3 * (256 - 64) and float(y[0, 0, 8, 8]) == 0
+    field = torch.randn(2, 3, 16, 16)
+    y = AugmentPipe("noise")(x, 1.0, Percentile(0.5, 2, noise=field))
+    assert torch.allclose(y, x + 0.1 * torch.erfinv(torch.tensor(0.5)) * field)
+    assert not torch.equal(AugmentPipe("noise")(x, 1.0, Percentile(0.5, 2)), y)
     y = AugmentPipe("noise")(torch.zeros(3000, 1, 4, 4), 1.0, a_round(3000))
     assert abs(y.square().mean().sqrt() - 0.1) < 0.01  # E[(0.1 N)^2] = 0.1^2
 
