@@ -35,7 +35,7 @@ class Fire(nn.Module):
 class Plan:
     """layers: (width, kernel, stride, padding) of a convolution with its ReLU, (squeeze, expand) of a Fire block, or
     "pool"; one entry may be two modules, and modules are numbered as in torchvision. taps: modules after which the
-    maps are taken. file, known: torchvision's name of the weights; the digits begin the file's SHA-256.
+    maps are taken. file: torchvision's name of the weights, whose digits begin their SHA-256.
     """
 
     layers: tuple[tuple[int, int, int, int] | tuple[int, int] | str, ...]
