@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # (what is being done, done, of)
 GROUPS = 10  # of the jackknife
 SPILL = 1 << 28  # bytes from which features live in a temporary file instead of memory
+KNOWN = "6726825d"  # how the SHA-256 of the published state dict begins
 FORMAT = 1  # raised when the same pixels and extractor would give other features
 
 
@@ -301,28 +302,19 @@ def families(names: Sequence[str]) -> list[str]:
 
 
 def called(value: str, extractor: Extractor | None) -> str:
-    """How a number is called: FID and KID for the 2015 Inception network with its own resize, else the extractor is
-    named with it.
+    """How a number is called: the extractor is named with it, except for FID, KID and IS of the published 2015 network.
+
+    That is: its file by name or hash, with its own resize. Anything else is no FID.
     """
-    if value not in (
-        "fd",
-        "kd",
-        "is",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "c2st",
-        "gan-train",
-        "gan-test",
-        "c_t",
-        "nearer",
-    ):
+    if extractor is None:  # no features in it
         return value.upper() if value == "swd" else value
-    short = extractor.name if extractor is not None else "?"
-    if short == "inception-2015" and extractor is not None and extractor.resize == "tf":
-        return {"fd": "FID", "kd": "KID", "is": "IS", "fd-infinity": "FID-infinity"}.get(value, f"{value}[{short}]")
-    return f"{value.upper() if len(value) == 2 else value}[{short}]"
+    official = extractor.name == "inception-2015" and extractor.resize == "tf"
+    source = extractor.source
+    if official and ("2015-12-05" in source.get("file", "") or source.get("sha256", "").startswith(KNOWN)):
+        short = {"fd": "FID", "kd": "KID", "is": "IS", "fd-infinity": "FID-infinity"}
+        if value in short:
+            return short[value]
+    return f"{value.upper() if value in ('fd', 'kd', 'is') else value}[{extractor.name}]"
 
 
 # ---- collecting

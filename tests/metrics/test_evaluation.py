@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ class Corners:
     """An extractor that can be computed by hand: the means of the four quarters."""
 
     name, resize, identity = "corners", "none", "corners@1"
+    source: ClassVar[dict[str, str]] = {}
     dimensions = 4
 
     def __init__(self) -> None:
@@ -189,12 +190,14 @@ def test_numbers_name_their_family() -> None:
     assert evaluation.families(["recall", "pr", "fd"]) == ["pr", "fd"]
     inception: Any = Corners()
     inception.name, inception.resize = "inception-2015", "tf"
-    assert (
-        evaluation.called("fd", inception) == "FID"
-        and evaluation.called("recall", inception) == "recall[inception-2015]"
-    )
+    assert evaluation.called("fd", inception) == "FD[inception-2015]"  # anybody's weights in that network
+    inception.source = {"file": "pt_inception-2015-12-05-6726825d.pth"}
+    assert evaluation.called("fd", inception) == "FID" and evaluation.called("kd", inception) == "KID"
+    assert evaluation.called("recall", inception) == "recall[inception-2015]"
+    inception.source = {"file": "mine.pth", "sha256": "6726825d" + 56 * "0"}
+    assert evaluation.called("is", inception) == "IS"
     inception.resize = "clean"
-    assert evaluation.called("fd", inception) == "FD[inception-2015]"  # FID is the official resize's name
+    assert evaluation.called("fd", inception) == "FD[inception-2015]"  # FID names the official resize
 
 
 def test_every_metric_computes(digits: judged.Images, extractor: Any) -> None:
