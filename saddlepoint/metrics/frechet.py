@@ -84,11 +84,18 @@ class Moments:
         return self._add(features)
 
     def _add(self, features: Tensor) -> Moments:
-        x = numpy_of(features).astype(np.float64)
-        mean = x.mean(axis=0)
-        x -= mean
+        n, total = len(features), self.count + len(features)
+        x = np.empty((n + 1, self.dimensions))
+        x[:n] = numpy_of(features)
+        mean = x[:n].mean(axis=0)
+        x[:n] -= mean
+        shift = mean - self.mean
+        x[n] = shift * np.sqrt(self.count * n / total)  # Chan's correction is one more row of the product
         with np.errstate(over="ignore", invalid="ignore"):  # `covariance` speaks of it
-            return self._combine(len(x), mean, x.T @ x)  # one array on both sides: BLAS computes half (syrk)
+            scatter = x.T @ x  # one array on both sides: BLAS computes half (syrk)
+            self.scatter = self.scatter + scatter if self.count else scatter
+        self.mean, self.count = self.mean + shift * (n / total), total
+        return self
 
     def merge(self, other: Moments) -> Moments:
         """Take in what `other` counted."""

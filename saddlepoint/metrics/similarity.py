@@ -147,7 +147,7 @@ def _along_rows(x: Tensor, taps: Tensor) -> Tensor:
     """
     size, window = x.shape[-1], len(taps)
     kept = size - window + 1
-    if size <= 2 * STRIP:
+    if size <= 3 * STRIP:
         return x @ _band(size, taps).T
     step = -(-kept // -(-kept // STRIP))
     x = F.pad(x, (0, -kept % step))
