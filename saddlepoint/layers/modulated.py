@@ -47,8 +47,9 @@ def modulated_conv2d(
     resample_filter: resampling by whole factors around the convolution (`conv2d_resample`). demodulate: False leaves
     w'. flip_weight: True correlates, as torch's convolutions do.
     fused: one grouped convolution with weights of each sample's own (eq. 1 and 3 as they are written) instead of a
-    dense one between two scalings of the activations. Equal to rounding; on a CPU the dense form is about three times
-    as fast in bfloat16 and NHWC, and it is the only one that cannot run out of memory with the batch.
+    dense one between two scalings of the activations. Equal to rounding; on a CPU the dense form takes 0.6 to 1.0 of
+    the time (forward and backward, 8 to 32 samples, 32 to 128 channels, NHWC, float32, bfloat16, one thread), and its
+    memory does not grow with the batch's weights.
     gain: of the convolution, not of the noise; it costs nothing, since it scales styles or norms.
     UserError where the styles do not fit the input.
     """

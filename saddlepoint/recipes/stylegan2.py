@@ -193,13 +193,16 @@ def _auto(resolution: int) -> StyleGAN2Recipe:
 
 
 def tiny() -> StyleGAN2Recipe:
-    """Minutes on two CPU cores at 32x32: 64 feature maps at most, two mapping layers."""
+    """Minutes on two CPU cores at 32x32: 16 to 64 feature maps, two mapping layers, small batches, long steps.
+
+    An equalised layer moves by about lr sqrt(fan-in) a step, so layers a tenth as wide bear twice the learning rate.
+    """
     return StyleGAN2Recipe(
-        latent=64, w=64, batch=32, kimg=100, penalty=Penalty(r1=0.5), g=_adam(2.5e-3), d=_adam(2.5e-3),
+        latent=64, w=64, batch=16, kimg=80, penalty=Penalty(r1=0.2), g=_adam(5e-3), d=_adam(5e-3),
         g_map=MappingSettings(layers=2), d_map=MappingSettings(layers=2),
-        g_net=ConvolutionSettings("skip", channel_base=1024, channel_max=64),
-        d_net=ConvolutionSettings("resnet", channel_base=1024, channel_max=64),
-        ema_half_life_kimg=2.0, precision="bf16", channels_last=True,
+        g_net=ConvolutionSettings("skip", channel_base=512, channel_max=64),
+        d_net=ConvolutionSettings("resnet", channel_base=512, channel_max=64),
+        style_mixing=0.5, path_every=8, ema_half_life_kimg=2.0, precision="bf16", channels_last=True,
     )  # fmt: skip
 
 
