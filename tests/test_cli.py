@@ -23,7 +23,9 @@ import saddlepoint as sp
 from saddlepoint import api, pictures, recipes
 from saddlepoint.cli import COMMANDS, EXAMPLES, main
 from saddlepoint.cli.data import Build, Inspect
+from saddlepoint.cli.evaluate import Evaluate
 from saddlepoint.cli.forms import known, parse
+from saddlepoint.cli.lab import Analyse, Figures
 from saddlepoint.cli.sample import Sample
 from saddlepoint.cli.show import List, Report
 from saddlepoint.cli.train import Resume, Train
@@ -227,6 +229,7 @@ def test_flags_reach_the_training(words: list[str], monkeypatch: pytest.MonkeyPa
 ROOT = Path(__file__).parents[1]
 FORMS: dict[str, Any] = {
     "resume": Resume, "sample": Sample, "report": Report, "list": List, "data build": Build, "data inspect": Inspect,
+    "evaluate": Evaluate, "analyse": Analyse, "figures": Figures,
 }  # fmt: skip
 
 
@@ -241,7 +244,9 @@ def examples() -> list[str]:
 
 def test_there_are_examples_to_check() -> None:
     assert len(examples()) > 15
-    assert {line.split()[0] for line in examples()} == {"train", "resume", "sample", "list", "data"}
+    assert {line.split()[0] for line in examples()} >= {
+        "train", "resume", "sample", "list", "data", "evaluate", "analyse", "figures",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("line", examples())

@@ -175,7 +175,7 @@ def plan(recipe: Recipe, facts: Facts | None, folder: str) -> str:
         for path, value in values.items():
             kind, text = noted.get(path, ("automatic", ""))
             note = styled("* " * (kind == "changed") + text, style[kind])
-            rows.append([flag(path).ljust(width), shown(value).ljust(12), note])
+            rows.append([flag(path).ljust(width), (shown(value) or "none").ljust(12), note])
         lines += ["", styled(title, BOLD), table(rows)]
     return "\n".join(lines)
 

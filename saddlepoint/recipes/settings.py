@@ -50,15 +50,22 @@ KINDS = {
 
 
 def flat(recipe: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted path: {"kimg": 240.0, "d.lr": 2e-4, ...}."""
+    """Every setting by its dotted path: {"kimg": 240.0, "d.lr": 2e-4, ...}. Hidden ones are left out."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(recipe):
+        if hidden(field):
+            continue
         value = getattr(recipe, field.name)
         if dataclasses.is_dataclass(value):
             values |= flat(value, f"{prefix}{field.name}.")
         elif prefix or field.name not in NAMES:
             values[prefix + field.name] = value
     return values
+
+
+def hidden(field: dataclasses.Field[Any]) -> bool:
+    """Has this setting no flag, though it is not said elsewhere?"""
+    return "Suppress" in str(field.type) and field.name not in NAMES
 
 
 def flag(path: str, value: Any = None) -> str:
@@ -93,7 +100,7 @@ def groups(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
     placed = set(NAMES)
     for kind in reversed(type(recipe).__mro__):
         for name in inspect.get_annotations(kind):
-            if name in placed or name not in recipe.__dataclass_fields__:
+            if name in placed or name not in recipe.__dataclass_fields__ or hidden(recipe.__dataclass_fields__[name]):
                 continue
             placed.add(name)  # where it is first defined; a system may define it again with another default
             value = getattr(recipe, name)

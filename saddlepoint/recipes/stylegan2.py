@@ -208,6 +208,7 @@ def tiny() -> StyleGAN2Recipe:
 
 PRESETS = {
     "tiny": tiny,
+    "paper": f_1024,
     "f-1024": f_1024,
     "e-1024": e_1024,
     "paper-256": paper_256,
