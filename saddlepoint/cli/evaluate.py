@@ -132,8 +132,8 @@ def shown(found: list[Evaluation]) -> str:
     record = found[0].record
     counts = amount(record["samples"], "sample")
     about = [f"{counts} against {record['reference']}"]
-    if "extractor" in record:
-        about.append(f"features {record['extractor']}, resize {record.get('resize', '?')}")
+    if "extractor_identity" in record:
+        about.append(f"features {record['extractor_identity']}, resize {record.get('resize', '?')}")
     about += [f"seed {record['seed']}", f"{duration(sum(e.seconds for e in found))}", "± is one standard error"]
     return f"{table(cells)}\n\n  {styled('; '.join(about), DIM)}"
 

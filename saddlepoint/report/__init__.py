@@ -197,7 +197,7 @@ def scores(run: Run, recipe: Recipe) -> str:
 def _measured_how(line: Mapping[str, Any]) -> str:
     """The record in a sentence."""
     record = line.get("record", {})
-    features = f"features {record['extractor']}, " if "extractor" in record else ""
+    features = f"features {record['extractor_identity']}, " if "extractor_identity" in record else ""
     return f"{record.get('samples', 0):,} samples against {record.get('reference', '?')}, {features}seed 0."
 
 
