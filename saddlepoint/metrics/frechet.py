@@ -46,8 +46,7 @@ class Moments:
         refuse_memory(24.0 * dimensions**2, f"a covariance of {dimensions} features", "use fewer features")
         self.count = 0
         self.mean: Array = np.zeros(dimensions)
-        self.scatter: Array = np.zeros((dimensions, dimensions))
-        """sum (x - mean)(x - mean)' [D, D]; the covariance before its division."""
+        self._upper: Array = np.zeros((dimensions, dimensions), order="F")  # BLAS adds to one triangle in place
 
     @classmethod
     def of(cls, x: Any, progress: Progress | None = None) -> Moments:
@@ -76,6 +75,11 @@ class Moments:
     def dimensions(self) -> int:
         return len(self.mean)
 
+    @property
+    def scatter(self) -> Array:
+        """sum (x - mean)(x - mean)' [D, D]; the covariance before its division."""
+        return np.triu(self._upper) + np.triu(self._upper, 1).T
+
     def add(self, batch: Any) -> Moments:
         """Take in features [n, D]."""
         features = feature_matrix("batch", batch)
@@ -84,6 +88,8 @@ class Moments:
         return self._add(features)
 
     def _add(self, features: Tensor) -> Moments:
+        from scipy.linalg.blas import dsyrk
+
         n, total = len(features), self.count + len(features)
         x = np.empty((n + 1, self.dimensions))
         x[:n] = numpy_of(features)
@@ -91,9 +97,7 @@ class Moments:
         x[:n] -= mean
         shift = mean - self.mean
         x[n] = shift * np.sqrt(self.count * n / total)  # Chan's correction is one more row of the product
-        with np.errstate(over="ignore", invalid="ignore"):  # `covariance` speaks of it
-            scatter = x.T @ x  # one array on both sides: BLAS computes half (syrk)
-            self.scatter = self.scatter + scatter if self.count else scatter
+        self._upper = dsyrk(1.0, x.T, beta=1.0, c=self._upper, overwrite_c=True)  # + x' x, half of it
         self.mean, self.count = self.mean + shift * (n / total), total
         return self
 
@@ -106,9 +110,9 @@ class Moments:
     def _combine(self, count: int, mean: Array, scatter: Array) -> Moments:
         total = self.count + count
         shift = mean - self.mean
-        self.scatter += scatter
+        self._upper += scatter
         if self.count:
-            self.scatter += np.outer(shift, shift * (self.count * count / total))
+            self._upper += np.outer(shift, shift * (self.count * count / total))
         self.mean = self.mean + shift * (count / total)
         self.count = total
         return self
@@ -117,9 +121,11 @@ class Moments:
         """scatter / (N - ddof): ddof 1 as numpy.cov and most codes, 0 as NVIDIA's."""
         if self.count <= ddof:
             raise UserError(f"{self.count} samples have no covariance with ddof {ddof}; expected at least {ddof + 1}.")
-        if not np.isfinite(np.trace(self.scatter)):
+        scatter = self.scatter
+        if not np.isfinite(np.trace(scatter)):
             raise UserError("the covariance of these features overflows; scale them down.")
-        return self.scatter / (self.count - ddof)
+        scatter /= self.count - ddof
+        return scatter
 
     def to_arrays(self) -> dict[str, Array]:
         """Plain arrays, ready for `numpy.savez`."""
@@ -142,7 +148,7 @@ class Moments:
         if not (np.isfinite(mean).all() and np.isfinite(scatter).all()):
             raise UserError("statistics hold NaN or infinite values.")
         made = cls(len(mean))
-        made.count, made.mean, made.scatter = int(count), mean, scatter
+        made.count, made.mean, made._upper = int(count), mean, np.asfortranarray(scatter)
         return made
 
 
