@@ -296,18 +296,26 @@ def _weighted_kth(values: Tensor, weights: Tensor, need: Tensor) -> Tensor:
 
 def _from_scratch(a: Cloud, b: Cloud, rows: Tensor, need: Tensor, radius: Tensor) -> None:
     """Radii of rows whose neighbourhoods float32 cannot resolve (lattices, tight clusters far from the centre)."""
+    if not len(rows):
+        return
     every = torch.arange(len(b), device=rows.device)
     weights = b.weights.to(rows.device)
     step = max(1, PAIRS // len(b))
     for part in rows.split(step):
         some = _only(a, part)
-        low = lower_bounds(some, b, slice(0, len(part)), slice(0, len(b)), torch.float64)
+        low = _row_bounds(some, b)
         high = low + slack(some, b, torch.arange(len(part), device=rows.device)[:, None], every, torch.float64)
         if a is b:
             low.scatter_(1, part[:, None], math.inf)
             high.scatter_(1, part[:, None], math.inf)
         index, weight = every.expand(len(part), -1), weights.expand(len(part), -1)
         radius[part] = _settle(a, b, part, index, low, high, weight, need[part])[0]
+
+
+def _row_bounds(some: Cloud, b: Cloud) -> Tensor:
+    """`lower_bounds` of a few points to all of b [R, U], by float64 products over blocks of b."""
+    columns = (slice(j, min(j + ROWS, len(b))) for j in range(0, len(b), ROWS))
+    return torch.cat([lower_bounds(some, b, slice(0, len(some)), j, torch.float64) for j in columns], dim=1)
 
 
 def _only(a: Cloud, rows: Tensor) -> Cloud:
@@ -409,7 +417,7 @@ def nearest_in(a: Cloud, b: Cloud, k: int, work: Work | None = None) -> Neighbou
 
 def _row_from_scratch(a: Cloud, b: Cloud, row: Tensor, k: int) -> tuple[Tensor, Tensor]:
     every = torch.arange(len(b), device=row.device)
-    low = lower_bounds(_only(a, row[None]), b, slice(0, 1), slice(0, len(b)), torch.float64)[0]
+    low = _row_bounds(_only(a, row[None]), b)[0]
     high = low + slack(a, b, row, every, torch.float64)
     if a is b:
         low[row] = high[row] = math.inf
