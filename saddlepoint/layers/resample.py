@@ -199,8 +199,10 @@ def _filtered(x: Tensor, f: Tensor, along: Axis, across: Axis) -> Tensor:
     kernel = f.expand(channels, 1, ky, kx)
     with torch.autocast(x.device.type, enabled=False):
         if (along.up, across.up) == (1, 1):
-            x = _framed(x, (across.before, across.after(width, kx), along.before, along.after(height, ky)))
-            return F.conv2d(x, kernel, stride=(along.down, across.down), groups=channels)
+            left, right, upper, lower = (across.before, across.after(width, kx), along.before, along.after(height, ky))
+            pad = max(min(upper, lower), 0), max(min(left, right), 0)  # free inside the convolution
+            x = _framed(x, (left - pad[1], right - pad[1], upper - pad[0], lower - pad[0]))
+            return F.conv2d(x, kernel, stride=(along.down, across.down), padding=pad, groups=channels)
         # All of the full convolution; of its ky - 1 (kx - 1) samples on each side, padding keeps some
         upper, left = ky - 1 - along.before, kx - 1 - across.before
         lower = (height - 1) * along.up + ky - upper - (along.size - 1) * along.down - 1
@@ -372,5 +374,8 @@ def filtered_lrelu(
     ux, uy = pair(up, "up")
     x = x if b is None else x + b.to(x.dtype)[:, None, None]
     x = upfirdn2d(x, fu, up=up, padding=padding, flip=flip, gain=ux * uy)
-    x = bias_act(x, None, "lrelu", alpha=slope, gain=gain, clamp=clamp)
+    if (slope, gain) != (1, 1):
+        x = F.leaky_relu(x, slope).mul_(gain)  # in place, and no less differentiable: leaky ReLU keeps its input
+    if clamp is not None:
+        x = x.clamp(-clamp, clamp)
     return upfirdn2d(x, fd, down=down, flip=flip)

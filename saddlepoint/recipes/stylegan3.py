@@ -125,10 +125,10 @@ def r_256() -> StyleGAN3Recipe:
 def _tiny(rotation: bool, channel_base: int, channel_max: int) -> StyleGAN3Recipe:
     """Minutes on two CPU cores at 16x16: six layers, narrow margins."""
     return StyleGAN3Recipe(
-        resolution=16, batch=32, kimg=100, latent=64, w=64, layers=6, margin=4, penalty=Penalty(r1=0.2),
+        resolution=16, batch=32, kimg=40, latent=64, w=64, layers=6, margin=4, penalty=Penalty(r1=0.2),
         g=_adam(2.5e-3), d=_adam(2.5e-3), ema_half_life_kimg=2.0, channels_last=True, d_map=MappingSettings(layers=2),
-        g_net=ConvolutionSettings(channel_base=channel_base, channel_max=channel_max, clamp=256.0),
-        d_net=ConvolutionSettings("resnet", channel_base=1024, channel_max=64, clamp=256.0),
+        g_net=ConvolutionSettings(channel_base=channel_base, channel_max=channel_max),
+        d_net=ConvolutionSettings("resnet", channel_base=1024, channel_max=64),
         kernel=1 if rotation else 3, radial=rotation, blur_sigma=2.0 if rotation else 0.0,
         blur_fade_kimg=5.0, magnitude_decay=0.99,
     )  # fmt: skip
@@ -136,12 +136,12 @@ def _tiny(rotation: bool, channel_base: int, channel_max: int) -> StyleGAN3Recip
 
 def tiny_t() -> StyleGAN3Recipe:
     """Translation, minutes on two CPU cores at 16x16."""
-    return _tiny(False, 512, 64)
+    return _tiny(False, 512, 32)
 
 
 def tiny_r() -> StyleGAN3Recipe:
     """Translation and rotation, minutes on two CPU cores at 16x16."""
-    return _tiny(True, 1024, 96)
+    return _tiny(True, 1024, 48)
 
 
 PRESETS = {

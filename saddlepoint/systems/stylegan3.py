@@ -197,12 +197,13 @@ class FourierInput(nn.Module):
 
     def forward(self, w: Tensor, transform: Tensor | None = None) -> Tensor:
         """w [N, style]; transform: [3, 3] or [N, 3, 3] instead of the buffer, the inverse of the image's motion."""
+        # Copies: buffers may be put back (Game.untouched) before the graph that has read them is differentiated
+        frequencies = self.frequencies.clone()
+        given = self.transform.clone() if transform is None else transform
         with torch.autocast(w.device.type, enabled=False):
-            motion = self.motion(at_least_float32(w)) @ (
-                self.transform if transform is None else transform
-            )  # [N, 3, 3]
-            f = self.frequencies @ motion[:, :2, :2]  # [N, C, 2]
-            phases = self.phases + (self.frequencies @ motion[:, :2, 2:]).squeeze(2)  # [N, C]
+            motion = self.motion(at_least_float32(w)) @ given  # [N, 3, 3]
+            f = frequencies @ motion[:, :2, :2]  # [N, C, 2]
+            phases = self.phases + (frequencies @ motion[:, :2, 2:]).squeeze(2)  # [N, C]
             span = self.rate / 2 - self.bandwidth
             amplitudes = (1 - (f.norm(dim=2) - self.bandwidth) / span).clamp(0, 1)  # [N, C]
             x = torch.tensordot(self.grid(f), f, ([2], [2])).permute(2, 0, 1, 3)  # [N, H, W, C]
