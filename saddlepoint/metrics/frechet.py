@@ -222,12 +222,16 @@ def trace_of_root(s_x: Array, s_y: Array) -> float:
     Cholesky of S_y = L L' and the eigenvalues of L' S_x L; where that fails, or its small eigenvalues are lost in
     rounding (an error e in an eigenvalue near 0 is sqrt(e) in its root), by singular values of factors of both.
     """
-    from scipy.linalg import LinAlgError, eigvalsh
+    from scipy.linalg import eigvalsh
+    from scipy.linalg.lapack import dpotrf, dsygst
 
-    try:
-        eigenvalues = eigvalsh(s_x, b=s_y, type=2, check_finite=False)  # of S_x S_y, by LAPACK's sygvd
-    except LinAlgError:
+    # LAPACK reads columns first: the transposes of symmetric matrices are the same numbers without a copy. Reducing
+    # and then asking for eigenvalues only takes two thirds of the generalised solver's time.
+    factor, failed = dpotrf(np.ascontiguousarray(s_y).T, lower=1, clean=0)
+    if failed:
         return _nuclear_norm(_factor(s_x), _factor(s_y))
+    reduced, _ = dsygst(np.ascontiguousarray(s_x).T, factor, itype=2, lower=1)
+    eigenvalues = eigvalsh(reduced, lower=True, driver="ev", overwrite_a=True, check_finite=False)
     noise = 4 * np.finfo(np.float64).eps * float(eigenvalues[-1])
     if noise <= 0:
         return 0.0
