@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saddlepoint.game import Game
 
 LOADERS: dict[str, str] = {
+    "gan-r1": "saddlepoint.pretrained.gan_r1",
     "progan": "saddlepoint.pretrained.progan",
     "stylegan1": "saddlepoint.pretrained.stylegan1",
     "stylegan2": "saddlepoint.pretrained.stylegan2",
