@@ -24,6 +24,7 @@ from saddlepoint import api, pictures, recipes
 from saddlepoint.cli import COMMANDS, EXAMPLES, main
 from saddlepoint.cli.data import Build, Inspect
 from saddlepoint.cli.evaluate import Evaluate
+from saddlepoint.cli.exchange import Export, Import
 from saddlepoint.cli.forms import known, parse
 from saddlepoint.cli.lab import Analyse, Figures
 from saddlepoint.cli.sample import Sample
@@ -229,7 +230,7 @@ def test_flags_reach_the_training(words: list[str], monkeypatch: pytest.MonkeyPa
 ROOT = Path(__file__).parents[1]
 FORMS: dict[str, Any] = {
     "resume": Resume, "sample": Sample, "report": Report, "list": List, "data build": Build, "data inspect": Inspect,
-    "evaluate": Evaluate, "analyse": Analyse, "figures": Figures,
+    "evaluate": Evaluate, "analyse": Analyse, "figures": Figures, "import": Import, "export": Export,
 }  # fmt: skip
 
 

@@ -32,6 +32,8 @@ COMMANDS: dict[str, Command] = {
     "resume": Command("go on with a run from its newest checkpoint", "saddlepoint.cli.train:resume"),
     "sample": Command("draw samples from a run: a grid, single files or an array", "saddlepoint.cli.sample:sample"),
     "evaluate": Command("score runs and folders of images against real ones", "saddlepoint.cli.evaluate:evaluate"),
+    "import": Command("make a run of published weights; runs nothing in them", "saddlepoint.cli.exchange:import_"),
+    "export": Command("write a run as safetensors, ONNX or with official names", "saddlepoint.cli.exchange:export"),
     "report": Command("write a run's report.html anew", "saddlepoint.cli.show:report"),
     "list": Command("systems, presets and data sets", "saddlepoint.cli.show:listing"),
     "analyse": Command("spectrum, stable steps and rotation along a run's checkpoints", "saddlepoint.cli.lab:analyse"),

@@ -13,29 +13,14 @@ import io
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from saddlepoint.errors import UserError
-
-STORAGES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-DEEPEST = 64  # nested containers; a file can refer to itself
+from saddlepoint.pretrained import pickles
 
 
 def sha256_of(path: Path) -> str:
@@ -80,7 +65,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             root = _script_root(archive)
             if root is not None:
-                return dict(_flat(_ScriptReader(archive, root, path).load()))
+                return _scripted(archive, root, path)
     return _saved(path.read_bytes(), str(path))
 
 
@@ -113,24 +98,13 @@ def _saved(data: bytes, name: str) -> dict[str, Tensor]:
         raise UserError(
             f"{name!r} cannot be read as tensors in plain containers, and nothing else is run: {why}"
         ) from error
-    tensors = dict(_flat(found))
+    try:
+        tensors = dict(pickles.walk(found))
+    except pickles.RefusedError as error:
+        raise UserError(f"{name!r} is not a file of weights: it {error}.") from error
     if not tensors:
         raise UserError(f"{name!r} holds no tensors; expected a state dict.")
     return tensors
-
-
-def _flat(found: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested containers, with its path."""
-    if depth > DEEPEST:
-        raise UserError(f"containers nested more than {DEEPEST} deep at {prefix!r}; not a file of weights.")
-    if isinstance(found, Tensor):
-        yield prefix, found.detach()
-    elif isinstance(found, Mapping):
-        for name, value in found.items():
-            yield from _flat(value, f"{prefix}.{name}" if prefix else str(name), depth + 1)
-    elif isinstance(found, list | tuple):
-        for index, value in enumerate(found):
-            yield from _flat(value, f"{prefix}.{index}" if prefix else str(index), depth + 1)
 
 
 # ---- TorchScript
@@ -142,57 +116,19 @@ def _script_root(archive: zipfile.ZipFile) -> str | None:
     return scripted[0] if scripted else None
 
 
-class _Object(dict[str, Any]):
-    """What an object of a class defined in the archive becomes: its attributes by name."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.update(state if isinstance(state, Mapping) else {"state": state})
-
-
-class _ScriptReader(pickle.Unpickler):
-    """data.pkl of a TorchScript archive. Only what `find_class` returns can be called, and that is all ours."""
-
-    def __init__(self, archive: zipfile.ZipFile, root: str, path: Path) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
-        self.archive, self.root, self.path = archive, root, path
-        self.storages: dict[str, Tensor] = {}
-
-    def load(self) -> Any:
-        try:
-            return super().load()
-        except UserError:
-            raise
-        except Exception as error:  # a damaged pickle raises whatever it likes
-            raise UserError(f"{str(self.path)!r} is not a readable TorchScript file: {error}") from error
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("__torch__"):
-            return _Object
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        known: dict[tuple[str, str], Callable[..., Any]] = {
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *rest: tensor,
-            ("collections", "OrderedDict"): OrderedDict,
-            **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
-            ("torch.jit._pickle", "restore_type_tag"): lambda value, tag: value,
-        }
-        if (module, name) in known:
-            return known[module, name]
-        raise UserError(f"{str(self.path)!r} names {module}.{name}; only tensors and plain containers are admitted.")
-
-    def persistent_load(self, key: Any) -> Tensor:
-        """A storage as a flat tensor: ("storage", type, file, device, number of elements)."""
-        _, dtype, name, *_ = key
-        if name not in self.storages:
-            data = bytearray(self.archive.read(f"{self.root}data/{name}"))
-            self.storages[name] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        return self.storages[name]
-
-
-def _rebuilt(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    """A view of a storage; outside of it is an error."""
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else offset
-    if min((offset, *size, *stride)) < 0 or last >= max(1, storage.numel()):
-        raise UserError(f"a tensor {list(size)} reaches beyond its storage of {storage.numel()} numbers.")
-    return storage.as_strided(size, stride, offset).clone()
+def _scripted(archive: zipfile.ZipFile, root: str, path: Path) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive: its classes become their attributes, and nothing of it is compiled."""
+    size = path.stat().st_size
+    extra = {
+        ("__torch__", "*"): pickles.Kind("__torch__"),
+        **{
+            ("torch.jit._pickle", f"build_{kind}list"): pickles.maker(list)
+            for kind in ("int", "double", "bool", "tensor")
+        },
+        ("torch.jit._pickle", "restore_type_tag"): pickles.maker(lambda value, tag: value),
+    }
+    try:
+        reader = pickles.archive_reader(archive, root, size, extra)
+        return dict(pickles.walk(reader.load(io.BytesIO(pickles.member(archive, f"{root}data.pkl", size)))))
+    except pickles.RefusedError as error:
+        raise UserError(f"{str(path)!r} is not a readable TorchScript file: it {error}.") from error
