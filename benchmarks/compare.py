@@ -168,8 +168,8 @@ def table(cells: dict[str, Any], data: str, minutes: float) -> str:
     lines.append(f"| floor: real against real | | {' | '.join(f'{first[n].floor:.4g}' for n in names)} |")
     record = first[names[0]].record
     lines.append(
-        f"\n{record['samples']:,} samples against {record['reference']}; features {record.get('extractor_identity', '?')}. "
-        "Mean over seeds ± half their range; lower is better for distances, higher for the rest."
+        f"\n{record['samples']:,} samples against {record['reference']}; features "
+        f"{record.get('extractor_identity', '?')}. Mean over seeds ± half their range; lower is better for distances, higher for the rest."
     )
     return "\n".join(lines)
 
