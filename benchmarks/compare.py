@@ -169,7 +169,8 @@ def table(cells: dict[str, Any], data: str, minutes: float) -> str:
     record = first[names[0]].record
     lines.append(
         f"\n{record['samples']:,} samples against {record['reference']}; features "
-        f"{record.get('extractor_identity', '?')}. Mean over seeds ± half their range; lower is better for distances, higher for the rest."
+        f"{record.get('extractor_identity', '?')}. Mean over seeds ± half their range; lower is better for distances, "
+        "higher for the rest."
     )
     return "\n".join(lines)
 
