@@ -43,8 +43,9 @@ STORAGES = {
     "UntypedStorage": torch.uint8,
 }
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+ZIP = b"PK\x03\x04"  # how torch.save's zips begin
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-MOST_OPCODES = 3_000_000  # a published pickle has some ten thousand
+MOST_OPCODES = 1_000_000  # a published pickle has some ten thousand
 DEEPEST = 64  # nested containers; a file can refer to itself
 MOST_VALUES = 1_000_000  # met when containers are walked: shared ones are walked each time
 MOST_RANK = 16
@@ -604,10 +605,11 @@ def read_pickle(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}.")
     try:
-        if zipfile.is_zipfile(path):
-            return _zipped(path)
         size = path.stat().st_size
         with path.open("rb") as stream:
+            if stream.read(len(ZIP)) == ZIP:
+                return _zipped(path)
+            stream.seek(0)
             reader = Reader(size=size)
             found = reader.load(stream)
             return _legacy(stream, reader, size, started=True) if _is(found, LEGACY_MAGIC) else found
@@ -630,7 +632,9 @@ def _zipped(path: Path) -> Any:
             return archive_reader(archive, names[0].removesuffix("data.pkl"), size).load(
                 io.BytesIO(member(archive, names[0], size))
             )
-    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, KeyError, EOFError) as error:
+    except RefusedError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise RefusedError(f"is a damaged zip: {shown(str(error))}") from error
 
 
