@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train a system on images, into a run folder", "saddlepoint.cli.train:train"),
     "resume": Command("go on with a run from its newest checkpoint", "saddlepoint.cli.train:resume"),
     "sample": Command("draw samples from a run: a grid, single files or an array", "saddlepoint.cli.sample:sample"),
+    "edit": Command("truncate, mix, interpolate, project and move along directions", "saddlepoint.cli.edit:edit"),
     "evaluate": Command("score runs and folders of images against real ones", "saddlepoint.cli.evaluate:evaluate"),
     "import": Command("make a run of published weights; runs nothing in them", "saddlepoint.cli.exchange:import_"),
     "export": Command("write a run as safetensors, ONNX or with official names", "saddlepoint.cli.exchange:export"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import json
@@ -13,12 +14,15 @@ import tyro
 
 from saddlepoint.cli.forms import parse
 from saddlepoint.errors import UserError, nearest, unknown
+from saddlepoint.recipes.settings import flag
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from saddlepoint.editing.again import Noted
     from saddlepoint.game import Game
     from saddlepoint.recipes.base import Recipe
+    from saddlepoint.runs import Run
 
 SUFFIXES = (".png", ".npy", ".npz", ".safetensors")
 
@@ -51,6 +55,8 @@ class Sample:
     """Kimg of the checkpoint, its folder, or best (see --evaluate-every of train); without it the newest."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps or auto. Another device draws other numbers."""
+    like: str = ""
+    """Make this picture again, which this command or `saddlepoint edit` wrote: all else stands in its metadata."""
 
 
 def sample(argv: list[str]) -> int:
@@ -61,21 +67,89 @@ def sample(argv: list[str]) -> int:
     from saddlepoint.api import choose_device, load
 
     run = load(chosen.run)
-    folder = run.checkpoint(chosen.checkpoint)
+    if chosen.like:
+        again(run, chosen.like, out)
+        print(out)
+        return 0
+    from saddlepoint.editing.recipes import provenance
+
+    folder = run.checkpoint(chosen.checkpoint) or run.latest(("game", "average"))[0]
     device = choose_device(chosen.device)
-    game = (run.game if folder is None else run.game_at(folder)).to(device)
+    game = run.game_at(folder).to(device)
     given = controls(game, run.recipe, chosen)
     count = len(given["label"]) if isinstance(given.get("label"), list) else chosen.n
     samples = game.sample(count, chosen.seed, **given)
-    notes = {"run": run.path.name, "clock": int((folder or run.checkpoints()[-1]).name), "seed": chosen.seed}
     columns = chosen.columns or (chosen.n if chosen.label == "all" else 0)
-    write(samples, out, {**notes, "n": count, **given}, columns=columns, cell=chosen.cell)
+    shown = {"columns": columns, "cell": chosen.cell}
+    notes = {**provenance(run, folder, device), "seed": chosen.seed, "n": count, **given, **shown}
+    write(samples, out, notes, columns=columns, cell=chosen.cell)
     print(out)
     return 0
 
 
+def again(run: Run, picture: str, out: Path) -> None:
+    """Make a picture again from what its metadata says, and tell where its pixels have become others.
+
+    The same checkpoint, device and release of torch give the same bits. UserError for a picture without a recipe and
+    for one of another run or checkpoint.
+    """
+    import torch
+
+    from saddlepoint.editing.again import checkpoint_of, read
+
+    noted = read(picture)
+    notes = dict(noted.notes)
+    folder = checkpoint_of(run, notes, picture)
+    kind = str(notes.get("device", "cpu"))
+    if kind != "cpu" and not getattr(torch, kind, torch.cuda).is_available():
+        raise UserError(f"{picture} was made on {kind}, which is not here; another device draws other numbers.")
+    try:
+        samples, columns, cell = _made_again(run, folder, notes, kind)
+        if noted.index is not None:
+            samples = samples[noted.index : noted.index + 1]
+            columns = cell = 0
+    except UserError as error:
+        raise UserError(f"the recipe in {picture} cannot be followed: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"the recipe in {picture} cannot be followed ({type(error).__name__}: {error}).") from error
+    write(samples, out, notes, columns=columns, cell=cell, index=noted.index)
+    _compare(samples, columns, cell, noted, picture)
+
+
+def _made_again(run: Run, folder: Path, notes: dict[str, Any], device: str) -> tuple[Tensor, int, int]:
+    """Images, columns and cell size of a recipe."""
+    if "picture" in notes:
+        from saddlepoint.editing.recipes import columns_of, from_json, open_source, render
+
+        recipe = from_json(notes["picture"])
+        return render(open_source(run, folder, device).space, recipe), columns_of(recipe), recipe.cell
+    game = run.game_at(folder).to(device)
+    given = {name: notes[name] for name in ("truncation", "label") if name in notes}
+    samples = game.sample(int(notes["n"]), int(notes["seed"]), **given)
+    return samples, int(notes.get("columns", 0)), int(notes.get("cell", 96))
+
+
+def _compare(samples: Tensor, columns: int, cell: int, noted: Noted, picture: str) -> None:
+    import sys
+
+    import numpy as np
+    import torch
+
+    from saddlepoint import pictures
+
+    made = np.asarray(pictures.picture(samples, columns, cell))
+    if not np.array_equal(made, noted.pixels):
+        versions = f"torch {noted.notes.get('torch', 'unknown')} there, {torch.__version__} here"
+        print(f"{picture} is not the same to the bit ({versions}).", file=sys.stderr)
+
+
 def _refuse(chosen: Sample, out: Path) -> None:
     """What can be said before torch is imported."""
+    if chosen.like:
+        usual = {f.name: f.default for f in dataclasses.fields(Sample) if f.name not in ("run", "out", "like")}
+        given = [flag(name) for name, value in usual.items() if getattr(chosen, name) != value]
+        if given:
+            raise UserError(f"--like takes everything from the picture: leave {' and '.join(given)} out.")
     if chosen.n < 1:
         raise UserError(f"--n is {chosen.n}; expected 1 or more.")
     if chosen.columns < 0 or chosen.cell < 0:
@@ -107,12 +181,12 @@ def controls(game: Game, recipe: Recipe, chosen: Sample) -> dict[str, Any]:
         if chosen.label == "all":
             given["label"] = [y for y in range(classes) for _ in range(chosen.n)]
         else:
-            named = [_class_of(word.strip(), classes, recipe) for word in chosen.label.split(",")]
+            named = [class_of(word.strip(), classes, recipe) for word in chosen.label.split(",")]
             given["label"] = [named[i % len(named)] for i in range(chosen.n)]
     return given
 
 
-def _class_of(word: str, classes: int, recipe: Recipe) -> int:
+def class_of(word: str, classes: int, recipe: Recipe) -> int:
     """The number of a class that a user names."""
     if word.lstrip("-").isdigit():
         number = int(word)
@@ -128,14 +202,18 @@ def _class_of(word: str, classes: int, recipe: Recipe) -> int:
     return names[word.lower()]
 
 
-def write(samples: Tensor, out: Path, notes: dict[str, Any], *, columns: int = 0, cell: int = 0) -> None:
-    """Write samples in the form that the suffix of `out` asks for, whole or not at all."""
+def write(
+    samples: Tensor, out: Path, notes: dict[str, Any], *, columns: int = 0, cell: int = 0, index: int | None = None
+) -> None:
+    """Write samples in the form that the suffix of `out` asks for, whole or not at all. index: of a single image among
+    those that the notes are about.
+    """
     import numpy as np
 
     from saddlepoint import pictures
     from saddlepoint.runs import write_bytes
 
-    text = {"saddlepoint": json.dumps(notes)}
+    text = {"saddlepoint": json.dumps(notes)} | ({} if index is None else {"index": str(index)})
     images = samples.ndim == 4
     try:
         (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
@@ -155,7 +233,8 @@ def write(samples: Tensor, out: Path, notes: dict[str, Any], *, columns: int = 0
             np.save(buffer, samples.detach().float().cpu().numpy())
         write_bytes(out, buffer.getvalue())
     elif images:
-        for index, image in enumerate(samples):
-            pictures.save(image[None], out / f"{index:06d}.png", notes={**text, "index": str(index)})
+        for number, image in enumerate(samples):
+            single = text | ({"index": str(number)} if index is None else {})
+            pictures.save(image[None], out / f"{number:06d}.png", notes=single)
     else:
         raise UserError("samples that are no images cannot be single PNGs: use .png for a scatter, .npy for numbers.")
