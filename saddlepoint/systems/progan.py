@@ -92,7 +92,7 @@ class Generator(Growing):
                 raise UserError("this generator is conditional: a class for every latent is needed.")
             z = torch.cat([z, one_hot(label, self.classes).to(z.dtype)], 1)
         z = pixel_norm(z, self.eps) if self.normalised else z
-        x = self.first(z).view(len(z), -1, 4, 4)  # [N, C, 4, 4]
+        x = self.first(z).view(z.shape[0], -1, 4, 4)  # [N, C, 4, 4]
         x = x if self.first_bias is None else x + self.first_bias.view(1, -1, 1, 1)
         x = self.epilogue(self.conv(self.epilogue(x)))
         return image_at(level, x, list(self.blocks), list(self.to_rgb))

@@ -164,7 +164,7 @@ class Synthesis(nn.Module):
     def at(self, level: Level, w: Tensor, noise: Noise | None = None) -> Tensor:
         """Images at the level's own resolution, [N, C, r, r]. noise None: the constant ones, as in every image."""
         given = (noise or self.constant_noise) if self.uses_noise else (lambda layer, side: None)
-        x = self.blocks[0](self.constant.expand(len(w), -1, -1, -1), w, given, 0)
+        x = self.blocks[0](self.constant.expand(w.shape[0], -1, -1, -1), w, given, 0)
         grown = [partial(block, w=w, noise=given, index=i) for i, block in enumerate(self.blocks) if i]
         return image_at(level, x, grown, list(self.to_rgb))
 

@@ -276,7 +276,7 @@ class SynthesisBlock(nn.Module):
         layer = iter(ws.unbind(1))
         if self.conv0 is None or x is None:
             assert self.const is not None
-            x = self.const.unsqueeze(0).expand(len(ws), -1, -1, -1)  # [N, C, H, W]
+            x = self.const.unsqueeze(0).expand(ws.shape[0], -1, -1, -1)  # [N, C, H, W]
             x = self.conv1(x, next(layer), noise, fused=fused)
         elif self.skip is not None:
             past = conv2d_resample(x, self.skip.scaled().to(x.dtype), self.filter, up=2) * HALF
