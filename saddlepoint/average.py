@@ -41,11 +41,15 @@ class Average:
         self.buffers = [(a, b) for live, twin in pairs for a, b in zip(live.buffers(), twin.buffers(), strict=True)]
 
     @torch.no_grad()
-    def update(self, images: int, seen: int) -> None:
-        """Move the average towards the live weights after `images` more images, `seen` in all."""
+    def update(self, images: int, seen: int, half_life_kimg: float | None = None) -> None:
+        """Move the average towards the live weights after `images` more images, `seen` in all.
+
+        half_life_kimg: what a schedule says at this moment, instead of the recipe's.
+        """
         if not self.weights:
             return
-        half_life = min(self.half_life, self.ramp * seen) if self.ramp else self.half_life
+        half_life = self.half_life if half_life_kimg is None else 1000 * half_life_kimg
+        half_life = min(half_life, self.ramp * seen) if self.ramp else half_life
         share = 1.0 - 0.5 ** (images / max(half_life, 1e-8))
         torch._foreach_lerp_(self.weights, self.live_weights, share)
 

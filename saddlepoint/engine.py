@@ -448,7 +448,7 @@ class Training:
         images = self.table.end()
         with torch.no_grad():
             self.game.advance(self.counters.step, self.counters.clock)
-        self.average.update(images, self.counters.clock)
+        self.average.update(images, self.counters.clock, self.table.stage.half_life_kimg)
         return report
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -42,7 +42,7 @@ class Stage:
 
     batch, resolution: None leaves the recipe's. fade: weight of the newest resolution, 0 to 1. settings: *absolute*
     optimizer values per player, e.g. {"generator": {"lr": 1e-4}}. era: an integer that grows where the optimizers start
-    afresh.
+    afresh. half_life_kimg: of the running average; None leaves the recipe's.
     """
 
     batch: int | None = None
@@ -50,6 +50,7 @@ class Stage:
     fade: float = 1.0
     era: int = 0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    half_life_kimg: float | None = None
 
 
 class Move(NamedTuple):

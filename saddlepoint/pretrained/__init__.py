@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LOADERS: dict[str, str] = {
     "gan-r1": "saddlepoint.pretrained.gan_r1",
     "progan": "saddlepoint.pretrained.progan",
+    "r3gan": "saddlepoint.pretrained.r3gan",
     "stylegan1": "saddlepoint.pretrained.stylegan1",
     "stylegan2": "saddlepoint.pretrained.stylegan2",
     "stylegan3": "saddlepoint.pretrained.stylegan3",

@@ -47,6 +47,8 @@ SYSTEMS: dict[str, Entry] = {
     "stylegan1": Entry("saddlepoint.recipes.stylegan1", "saddlepoint.systems.stylegan1:StyleGAN1"),
     "stylegan2": Entry("saddlepoint.recipes.stylegan2", "saddlepoint.systems.stylegan2:StyleGAN2"),
     "stylegan3": Entry("saddlepoint.recipes.stylegan3", "saddlepoint.systems.stylegan3:StyleGAN3"),
+    "gan-r1": Entry("saddlepoint.recipes.gan_r1", "saddlepoint.systems.gan_r1:GANR1"),
+    "r3gan": Entry("saddlepoint.recipes.r3gan", "saddlepoint.systems.r3gan:R3GAN"),
     "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
     "dirac": Entry("saddlepoint.recipes.dirac", "saddlepoint.systems.dirac:Dirac"),
     "bilinear": Entry("saddlepoint.recipes.bilinear", "saddlepoint.systems.bilinear:Bilinear"),

@@ -36,6 +36,7 @@ def small(system: str, **overrides: object) -> Recipe:
         least: dict[str, object] = {"width": 8, "critic_width": 8, "latent": 8, "long_steps": 7, "fmap_max": 8, "w": 8}
         least |= {"layers": 4, "margin": 2}  # stylegan3
         least |= {"width_max": 8}  # gan-r1
+        least |= {"channel_base": 64, "channel_max": 8, "group": 8}  # r3gan
         least |= {"start": 4, "stable_kimg": 0.006, "fade_kimg": 0.016, "batches": (0,)}  # growing, through a fade
         least |= {name: {"channel_base": 64, "channel_max": 8} for name in ("g_net", "d_net")}
         narrow = {k: v for k, v in least.items() if k in names}
