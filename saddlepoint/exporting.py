@@ -254,9 +254,11 @@ class _Direct(nn.Module):
     def __init__(self, game: Any) -> None:
         super().__init__()
         self.generator = game.generator
+        lod = getattr(game.generator, "lod", None)  # a growing generator stays where it stands
+        self.fixed = {} if lod is None else {"lod": float(lod)}
 
     def forward(self, z: Tensor, *label: Tensor) -> Tensor:
-        return self.generator(z, *label).clamp(-1, 1)
+        return self.generator(z, *label, **self.fixed).clamp(-1, 1)
 
 
 def noise_inputs(game: Any) -> dict[str, Tensor]:
@@ -303,10 +305,12 @@ def to_onnx(game: Game, out: Path) -> list[str]:
     shapes = [{0: batch} if name in ("z", "label") else None for name in inputs]
     first, *rest = shapes
     with torch.no_grad():
+        traced = torch.export.export(
+            module, tuple(inputs.values()), dynamic_shapes=(first, tuple(rest)) if rest else (first,), strict=False
+        )
         made = torch.onnx.export(
-            module, tuple(inputs.values()), dynamo=True, input_names=list(inputs), output_names=["images"],
-            dynamic_shapes=(first, tuple(rest)), opset_version=OPSET, verbose=False,
-        )  # fmt: skip
+            traced, dynamo=True, input_names=list(inputs), output_names=["images"], opset_version=OPSET, verbose=False
+        )
     assert made is not None
     stream = made.model_proto.SerializeToString()
     write_bytes(out, stream)
