@@ -8,7 +8,7 @@ from typing import Literal
 
 from saddlepoint.recipes.base import AdversarialRecipe, Optimizer, Penalty
 
-SUMMARY = "R1 (2018): deep residual networks without normalisation; a gradient penalty on real data makes them converge"
+SUMMARY = "GAN-R1 (2018): deep residual networks without normalisation, which a penalty on real data makes converge"
 
 
 @dataclass(frozen=True)
