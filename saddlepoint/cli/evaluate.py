@@ -39,8 +39,10 @@ class Evaluate:
     """The extractor; auto takes the best that needs no download for these data. See docs/how-to/features.md."""
     weights: str = ""
     """Weight file of extractors whose weights are not in a package."""
-    n: int = 0
-    """Samples; 0 takes 5,000, or half of the real images where they are fewer."""
+    n: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 0
+    """Samples; 0 takes 5,000, or half of the real images where they are fewer. Under torchrun, which takes --n for the
+    beginning of a flag of its own, say --samples.
+    """
     reference: int = 0
     """Real images in the reference; 0 takes all but those of the floor."""
     seed: int = 0

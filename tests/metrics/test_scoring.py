@@ -172,7 +172,8 @@ def test_two_processes_score_as_one(run: Run, capsys: pytest.CaptureFixture[str]
     import subprocess
     import sys
 
-    words = ["evaluate", str(run.path), "--n", "450", "--features", "random-conv", "--metrics", "fd", "dc", "--json"]
+    words = ["evaluate", str(run.path), "--samples", "450", "--features", "random-conv", "--metrics", "fd", "dc"]
+    words += ["--json"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launcher, "-m", "saddlepoint", *words],
