@@ -106,7 +106,7 @@ def _unseen(run: Run | None, real: judged.Images, names: Sequence[str], against:
 def _with_path_length(
     found: Evaluation, given: judged.Samples | judged.Images, n: int, seed: int, progress: Progress | None
 ) -> Evaluation:
-    """The evaluation with a run's perceptual path length: in z, full path, and in w where there is one."""
+    """The evaluation with a run's perceptual path length: in z and, where there is one, in w, full and end."""
     import inspect
 
     import torch
@@ -126,7 +126,7 @@ def _with_path_length(
     def sampler(count: int, random: torch.Generator) -> torch.Tensor:
         return torch.randn(count, size, generator=random).to(game.device)
 
-    paths: list[tuple[str, dict[str, Any]]] = [("z, full", {"where": "full"})]
+    paths: list[tuple[str, dict[str, Any]]] = [(f"z, {where}", {"where": where}) for where in ("full", "end")]
     mapping = getattr(getattr(game, "generator", None), "mapping", None)
     if mapping is not None and "w" in parameters:
         for where in ("full", "end"):

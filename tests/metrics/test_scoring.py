@@ -75,6 +75,14 @@ def test_a_control_that_a_system_lacks_is_named(run: Run) -> None:
         score(run.path, controls={"truncation": 0.5}, **RANDOM)
 
 
+def test_a_generator_has_path_lengths(run: Run) -> None:
+    found = score(run.path, n=20, metrics=("ppl",))
+    assert set(found.scores) == {"PPL[z, full; random-conv]", "PPL[z, end; random-conv]"}
+    assert all(s.value > 0 and s.error > 0 for s in found.scores.values())
+    with pytest.raises(UserError, match="is for runs"):
+        score("digits:test", "digits", n=20, metrics=("ppl",))
+
+
 # ---- points
 def test_toys_are_scored_by_modes_and_exact_w1(tmp_path: Path) -> None:
     made = sp.train(sp.recipe("toy", batch=64), "ring", out=tmp_path / "toy", kimg=0.64, progress=False)
