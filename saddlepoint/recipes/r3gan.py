@@ -130,7 +130,7 @@ def _imagenet(resolution: int, gamma: float, augment: float) -> R3GANRecipe:
 
 
 def tiny() -> R3GANRecipe:
-    """A quarter of an hour on two CPU cores at 32x32: one block a resolution, 16 to 128 feature maps, long steps."""
+    """Small enough for two CPU cores at 32x32, not tuned yet: one block a resolution, 16 to 128 feature maps."""
     return R3GANRecipe(
         channel_base=512, channel_max=128, group=16, blocks=(1,), batch=32, kimg=150, penalty=Penalty(r1=0.5, r2=0.5),
         g=_adam(2e-3), d=_adam(2e-3), late=Late(kimg=100, lr=0.25, beta2=0.99), ema_half_life_kimg=2.0, ema_ramp=0.0,

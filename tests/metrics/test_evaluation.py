@@ -236,3 +236,14 @@ def test_opened_folders_are_brought_to_one_shape(tmp_path: Path) -> None:
         Image.new("RGB", (10 + i, 10), (i * 40, 0, 0)).save(tmp_path / f"{i}.png")
     found = judged.opened(tmp_path, shape=(8, 8))
     assert found.images.images.shape == (3, 3, 8, 8) and found.identity["shape"] == "3x8x8"
+
+
+def test_shares_of_a_set_and_of_a_game_are_the_whole(digits: judged.Images) -> None:
+    import saddlepoint as sp
+
+    game = sp.game("dcgan", resolution=16, channels=1, width=4, latent=4)
+    for source in (digits, judged.Samples(game, "game", {})):
+        whole = [x for x, _ in source.chunks(450, 0)]
+        parts = [[x for x, _ in source.chunks(450, 0, share=(rank, 2))] for rank in (0, 1)]
+        assert [len(p) for p in parts] == [2, 1] and sum(map(len, whole)) == 450
+        assert all(torch.equal(whole[2 * i + r], x) for r in (0, 1) for i, x in enumerate(parts[r]))
