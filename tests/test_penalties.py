@@ -69,6 +69,24 @@ def test_slope_takes_scalar_samples_in_columns_and_patch_logits() -> None:
     assert squared.tolist() == [36, 36]
 
 
+def test_slopes_are_in_float32_under_autocast_unless_told_to_be_mixed() -> None:
+    D, x = critic().float(), images().float()
+
+    def gradient(autocast: bool, mixed: bool) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            penalty = zero_centred(slope(D, x, mixed=mixed)[1]).mean()
+        grads = torch.autograd.grad(penalty, list(D.parameters()), allow_unused=True, materialize_grads=True)
+        return torch.cat([g.flatten() for g in grads])
+
+    exact = gradient(autocast=False, mixed=False)
+    assert torch.equal(gradient(autocast=True, mixed=False), exact)
+    assert torch.equal(gradient(autocast=False, mixed=True), exact)
+    coarse = gradient(autocast=True, mixed=True)
+    assert coarse.dtype == torch.float32
+    assert not torch.equal(coarse, exact)
+    assert torch.cosine_similarity(coarse, exact, dim=0) > 0.99
+
+
 def test_with_batch_norm_the_slope_is_the_batchs() -> None:
     D, x = critic(norm=True), images()
     probe = x.clone().requires_grad_()

@@ -232,7 +232,8 @@ class ProGAN(GrowingGame):
         judged = judge(critic, real, fake, round, replace(recipe.penalty, gradient_penalty=0.0))
         terms = {self.term: self.objective.discriminator(judged.real, judged.fake).mean()}
         if recipe.penalty.gradient_penalty and round.asks("gradient_penalty"):
-            _, squared = slope(critic, between(real, at_least_float32(fake), round.uniform("mix")))
+            points = between(real, at_least_float32(fake), round.uniform("mix"))
+            _, squared = slope(critic, points, mixed=recipe.penalty.mixed)
             sided = one_sided if recipe.penalty.one_sided else two_sided
             # lambda / s^2 (|grad| - s)^2 for a slope of s
             terms["gradient_penalty"] = recipe.penalty.gradient_penalty * sided(squared / recipe.slope**2).mean()
