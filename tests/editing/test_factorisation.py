@@ -74,6 +74,16 @@ def test_the_hyperplane_of_a_known_direction_is_found() -> None:
     assert 0.35 < chance.value < 0.65
 
 
+def test_noisy_labels_give_a_normal_along_which_w_varies() -> None:
+    draw = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(64, 64, generator=draw)).Q
+    parts = torch.randn(1000, 64, generator=draw) * torch.logspace(0.3, -1.5, 64)  # deviations 2 to 0.03
+    seen = parts[:, 0] + torch.randn(1000, generator=draw)  # a classifier that errs
+    found = supervised(parts @ turn, seen > 2.5, name="x", layers=(0,))
+    assert found.value > 0.7
+    assert found.deviation > 1.2  # 2 at most; a machine that fits the errors gives 0.7
+
+
 def test_attributes_move_what_they_are_named_after() -> None:
     game = game_of("stylegan2")
     for name in ("brightness", "contrast"):
