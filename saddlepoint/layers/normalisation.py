@@ -20,15 +20,17 @@ class BatchNorm(nn.Module):
     x: [N, C] or [N, C, H, W]. y = weight (x - mean) / sqrt(var + eps) + bias, with the batch's mean and biased variance
     in training and the running ones in evaluation, unless `batch_statistics` is set (DCGAN's code never keeps
     population statistics). In a move of several processes the statistics are those of the global batch, with exact
-    gradients.
+    gradients. biased: the running variance is the batch's own too, without n / (n - 1).
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
+    def __init__(
+        self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, biased: bool = False
+    ) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.biased = eps, momentum, biased
         self.batch_statistics = False
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
@@ -45,7 +47,9 @@ class BatchNorm(nn.Module):
             y, mean, inverse_std = torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps)
             var, count = inverse_std.pow(-2) - self.eps, x.numel() // x.shape[1]
         track(self.running_mean, mean, self.momentum)
-        track(self.running_var, var * (count / max(count - 1, 1)), self.momentum)  # unbiased, as usual
+        if not self.biased:  # as usual
+            var = var * (count / max(count - 1, 1))
+        track(self.running_var, var, self.momentum)
         return y
 
     def _in_steps(self, x: Tensor, processes: int) -> tuple[Tensor, Tensor, Tensor, int]:
