@@ -15,7 +15,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n '/^torch==/p' requirements.lock)
 # What `make lock` resolves anew; everything else follows from it.
-LOCKED := .[log,dev,docs] resvg-py hatchling editables
+LOCKED := .[log,onnx,dev,docs] resvg-py hatchling editables
 # One thread per test process: the processes are the parallelism, and sums are then the same on every machine.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 

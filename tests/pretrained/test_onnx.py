@@ -21,12 +21,15 @@ def _made(system: str) -> Game:
         from saddlepoint import recipes
 
         return build(recipes.recipe("dcgan", resolution=16, channels=1, width=8, latent=4)).eval()
+    if system == "stylegan3-r":
+        return made("stylegan3", kernel=1, radial=True, blur_sigma=2.0)
     if system == "stylegan2-conditional":
         return made("stylegan2", conditional=True, classes=3)
     return made(system)
 
 
-SYSTEMS = ("dcgan", "progan", "stylegan1", "stylegan2", "stylegan2-conditional", "stylegan3")
+SYSTEMS = ("dcgan", "progan", "stylegan1", "stylegan2", "stylegan2-conditional", "stylegan3", "stylegan3-r")
+QUICK = ("dcgan", "progan")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -44,8 +47,7 @@ def test_the_program_is_the_generator(system: str) -> None:
         torch.testing.assert_close(found, game.sample(n, 4), atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS])
 def test_onnx_makes_the_same_images(system: str, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'saddlepoint[onnx]'")
