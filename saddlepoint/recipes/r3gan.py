@@ -130,11 +130,14 @@ def _imagenet(resolution: int, gamma: float, augment: float) -> R3GANRecipe:
 
 
 def tiny() -> R3GANRecipe:
-    """Small enough for two CPU cores at 32x32, not tuned yet: one block a resolution, 16 to 128 feature maps."""
+    """Minutes on two CPU cores at 32x32: one block a resolution, 16 to 128 feature maps, small batches, long steps.
+
+    Blocks as wide inside as outside and penalties in bfloat16 take less than half the time of wider blocks in float32.
+    """
     return R3GANRecipe(
-        channel_base=512, channel_max=128, group=16, blocks=(1,), batch=32, kimg=150, penalty=Penalty(r1=0.5, r2=0.5),
-        g=_adam(2e-3), d=_adam(2e-3), late=Late(kimg=100, lr=0.25, beta2=0.99), ema_half_life_kimg=2.0, ema_ramp=0.0,
-        precision="bf16",
+        channel_base=512, channel_max=128, expansion=1, blocks=(1,), batch=16, kimg=100, g=_adam(2e-3), d=_adam(2e-3),
+        penalty=Penalty(r1=0.3, r2=0.3, mixed=True), late=Late(kimg=100, lr=0.25, gamma=0.3, beta2=0.99),
+        ema_half_life_kimg=2.0, ema_ramp=0.0, precision="bf16", channels_last=True,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ A discriminator that only has to rank each real image above the fake paired with
 R2 makes that game converge locally (sections 2 and 3); with both, plain residual networks of grouped convolutions need
 no normalisation, no styles and no tricks. Official code: brownvc/R3GAN (PyTorch). Where we differ:
 - under autocast all layers of a forward pass without a penalty run in bfloat16, and those with one in float32; the
-  official code runs the layers of the highest resolutions in bfloat16 everywhere;
+  official code runs the layers of the highest resolutions in bfloat16 everywhere (here `--penalty.mixed`);
 - biases are added by the convolutions, which saves a pass over the activations.
 """
 
