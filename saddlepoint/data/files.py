@@ -44,6 +44,7 @@ class Source:
     problems: list[Problem] = field(default_factory=list)  # found before any image is read
     ignored: dict[str, int] = field(default_factory=dict)  # other files, by suffix
     fixed: bool = False  # all images are known to have the shape in `facts`
+    maps: bool = False  # not pictures but whole numbers: classes, instances
 
 
 @dataclass

@@ -99,3 +99,51 @@ def to_pixels(image: Image.Image, options: Options) -> Pixels:
             image = Image.alpha_composite(canvas, image)
         pixels = np.asarray(image.convert("L" if options.channels == 1 else "RGB"))
     return np.atleast_3d(pixels).transpose(2, 0, 1).copy()  # [C, H, W]
+
+
+# ---- maps: whole numbers instead of colours
+VOID = 255  # what a padded pixel is: no class, by the custom of label maps
+
+
+def to_planes(image: Image.Image, options: Options) -> Pixels:
+    """uint8 [4, H, W]: the bytes of one int32 per pixel (see `from_planes`), fitted like a picture but to the nearest.
+
+    Palette images give their indices, 16-bit ones their numbers. Raises ImageError for colours that are not grey.
+    """
+    try:
+        image = ImageOps.exif_transpose(image)
+        numbers = np.asarray(image).astype(np.int32)
+    except Exception as error:  # a decoder fed foreign bytes may raise anything
+        raise ImageError(f"cannot be decoded: {error}") from error
+    if numbers.ndim == 3:
+        colours = numbers[:, :, : 1 if numbers.shape[2] == 2 else 3]
+        if (colours != colours[:, :, :1]).any():
+            raise ImageError("has colours; expected a map of one whole number per pixel")
+        numbers = colours[:, :, 0]
+    planes = np.ascontiguousarray(numbers).view(np.uint8).reshape(*numbers.shape, 4)  # little-endian, as all our hosts
+    fitted = [_nearest(Image.fromarray(planes[:, :, i]), options, VOID if i == 0 else 0) for i in range(4)]
+    return np.stack(fitted)
+
+
+def _nearest(plane: Image.Image, options: Options, fill: int) -> Pixels:
+    """One plane in the size of `options` without mixing numbers; the places are those of `_fitted`."""
+    size = (options.width, options.height)
+    if plane.size == size:
+        return np.asarray(plane)
+    method = Image.Resampling.NEAREST
+    if options.fit == "stretch":
+        return np.asarray(plane.resize(size, method))
+    if options.fit == "crop":
+        return np.asarray(ImageOps.fit(plane, size, method))
+    if options.fit == "resize" or plane.width > options.width or plane.height > options.height:
+        plane = ImageOps.contain(plane, size, method)
+    canvas = Image.new("L", size, fill)
+    canvas.paste(plane, ((size[0] - plane.width) // 2, (size[1] - plane.height) // 2))
+    return np.asarray(canvas)
+
+
+def from_planes(planes: Pixels) -> NDArray[np.int32]:
+    """int32 [..., H, W] of uint8 [..., 4, H, W]."""
+    wide = planes.astype(np.uint32)
+    shifts = np.array([0, 8, 16, 24], np.uint32)[:, None, None]
+    return (wide << shifts).sum(-3, dtype=np.uint32).astype(np.int32)

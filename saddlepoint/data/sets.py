@@ -81,7 +81,7 @@ def examples(source: Source, options: Options, start: int = 0) -> Iterator[tuple
             if same_size and (height, width) != (options.height, options.width):
                 common = f"{options.height}x{options.width}"
                 raise ImageError(f"is {height}x{width}, the commonest size {common}; give a resolution to fit all to")
-            yield index, pixels.to_pixels(image, options)
+            yield index, (pixels.to_planes if source.maps else pixels.to_pixels)(image, options)
         except ImageError as bad:
             yield index, str(bad)
 
@@ -231,15 +231,19 @@ def open_set(
     if on_error not in ON_ERROR:
         raise unknown("on_error", on_error, ON_ERROR)
     located = locate(spec)
-    if cache:
-        found = _through_cache(located, options, progress)
-    else:
-        memory = io.BytesIO()
-        about = _convert(located.load(options), options, located.spec, memory, progress)
-        found = _assembled(np.frombuffer(memory.getbuffer(), np.uint8).reshape(_shape(about)), about)
+    found = converted(located, options, cache=cache, progress=progress)
     if found.problems and on_error == "refuse":
         raise refuse(found.problems, located.spec)
     return found
+
+
+def converted(located: Located, options: Options, *, cache: bool = True, progress: Progress | None = None) -> ImageSet:
+    """A located set in the shape of `options`, from the cache or into it; what is wrong with it is in `.problems`."""
+    if cache:
+        return _through_cache(located, options, progress)
+    memory = io.BytesIO()
+    about = _convert(located.load(options), options, located.spec, memory, progress)
+    return _assembled(np.frombuffer(memory.getbuffer(), np.uint8).reshape(_shape(about)), about)
 
 
 def _through_cache(located: Located, options: Options, progress: Progress | None) -> ImageSet:

@@ -1,0 +1,449 @@
+"""Examples of several pictures: pairs, two collections without pairs, label maps with instances and photos.
+
+An example is a mapping of names to pictures. Domains "a" and "b" (input and output of a translation) and "image" are
+pictures, float32 [N, C, H, W] in [-1, 1]; "label" (classes) and "instance" (objects) are maps, int64 [N, H, W].
+
+    Column     one of the pictures of every example, not read yet     Layout    the columns of a set, found by its spec
+    ItemSet    the columns converted, and which belong together       Items     batches, a pure function of the cursor
+
+A spec is the name of a set ("maps", "noto-twemoji:test") or the path of a folder or zip, with ":test" for its held-out
+part; `saddlepoint.data.layouts` says which arrangements of folders are understood. Every column is converted and cached
+like an ordinary set of images, so a column alone is nothing new. Torch is loaded when a batch is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saddlepoint.errors import UserError, nearest, unknown
+
+from . import pixels
+from .catalog import SPLITS, Facts
+from .files import Problem, Source, shown
+from .options import Options, Resolution
+from .pixels import ImageError
+from .sets import ON_ERROR, ImageSet, Located, Progress, converted, refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saddlepoint.recipes.base import Recipe
+
+MAPS = ("label", "instance")
+ALIASES = {"image": "b"}  # a photo of a pair is an image as well
+
+
+@dataclass(frozen=True)
+class Column:
+    """One picture of every example: `key` changes whenever the data do; `Layout.keyed` makes keys of `Source.names`."""
+
+    name: str
+    key: str
+    load: Callable[[Options], Source]
+    facts: Callable[[], Facts]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a set. paired: pictures of the same key belong together. keyed: file name -> key.
+
+    held_out: the same set's test part, None where it has none. label_names: of the classes in "label". aligned:
+    partners are known to have the same shape.
+    """
+
+    spec: str
+    columns: tuple[Column, ...]
+    paired: bool = True
+    keyed: Callable[[str], str] = str
+    held_out: Callable[[], Layout | None] = lambda: None
+    label_names: tuple[str, ...] = ()
+    aligned: bool = False
+
+    def column(self, name: str) -> Column:
+        """The column of this name; "image" may be called "b". UserError naming those that there are."""
+        for wanted in (name, ALIASES.get(name, name)):
+            for column in self.columns:
+                if column.name == wanted:
+                    return dataclasses.replace(column, name=name)
+        there = ", ".join(column.name for column in self.columns)
+        raise UserError(f"{self.spec!r} has no {name!r}: its examples have {there}.")
+
+    def has(self, name: str) -> bool:
+        return any(column.name in (name, ALIASES.get(name)) for column in self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSet:
+    """Converted columns. rows [N, columns]: where the pictures of example n are; None where nothing is paired."""
+
+    spec: str
+    columns: dict[str, ImageSet]
+    rows: NDArray[np.int64] | None
+    names: list[str]  # of the examples where they are paired
+    problems: list[Problem]
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def paired(self) -> bool:
+        return self.rows is not None
+
+    def __len__(self) -> int:
+        """Examples in one epoch: pairs, or the larger of the collections."""
+        return len(self.rows) if self.rows is not None else max(len(c) for c in self.columns.values())
+
+    def take(self, name: str, index: NDArray[np.int64]) -> NDArray[Any]:
+        """Pictures of one column at these places of it: uint8 [N, C, H, W], or int32 [N, H, W] of a map."""
+        found = self.columns[name].images[index]
+        return pixels.from_planes(found) if name in MAPS else np.asarray(found)
+
+
+# ---- finding and opening
+def split_of(spec: str) -> tuple[str, str]:
+    """("maps", "test") of "maps:test"; a path may have the suffix too."""
+    name, colon, split = spec.rpartition(":")
+    return (name, split) if colon and split in SPLITS and name else (spec, "train")
+
+
+def find(spec: str) -> Layout:
+    """The layout of a named set, folder or zip. Raises UserError for what is not there or is arranged otherwise."""
+    from . import layouts, pairs
+
+    name, split = split_of(str(spec))
+    if name.partition(":")[0] in pairs.PAIRS:
+        return pairs.layout(str(spec))
+    if "/" not in name and not Path(name).expanduser().exists():
+        near = nearest(name, pairs.PAIRS)
+        hint = f"; did you mean {near!r}?" if near else "."
+        raise UserError(
+            f"{spec!r} is not the name of a set with two domains, a folder or a .zip{hint} Such sets: "
+            f"{', '.join(pairs.PAIRS)} (each also with :test)."
+        )
+    return layouts.find(name, split)
+
+
+def open_items(
+    spec: str | Layout,
+    names: Sequence[str] = ("a", "b"),
+    *,
+    resolution: Resolution = None,
+    channels: Mapping[str, int] | None = None,
+    paired: bool | None = None,
+    fit: str = "auto",
+    background: str = "auto",
+    on_error: str = "refuse",
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> ItemSet:
+    """The columns `names` of a set, brought to one shape; options as in `open_set`, channels by column.
+
+    paired: True matches the columns' names, False ignores them, None does what the set is. Maps are fitted to the
+    nearest pixel, never mixed. on_error: "refuse" raises one UserError that names every file that is damaged, has no
+    partner, or whose partner has another shape; "skip" leaves those out and lists them in `.problems`.
+    """
+    if on_error not in ON_ERROR:
+        raise unknown("on_error", on_error, ON_ERROR)
+    layout = find(spec) if isinstance(spec, str) else spec
+    columns = [layout.column(name) for name in names]
+    together = layout.paired if paired is None else paired
+    opened: dict[str, ImageSet] = {}
+    problems = _misshapen(layout, columns) if together and cache and not layout.aligned else []
+    shape = Options.parse(resolution, None, fit, background)
+    fits = {shape.settled(column.facts()).fit for column in columns}
+    if len(fits) > 1:  # partners must be fitted alike
+        shape = dataclasses.replace(shape, fit="crop")
+    for column in columns:
+        wanted = None if column.name in MAPS else (channels or {}).get(column.name)
+        options = dataclasses.replace(shape, channels=Options.parse(None, wanted).channels)
+        located = Located(f"{Path(layout.spec).name}-{column.name}", column.key, column.load)
+        found = opened[column.name] = converted(located, options, cache=cache, progress=progress)
+        problems += [problem for problem in found.problems if problem not in problems]
+    rows, keys = None, list[str]()
+    if together:
+        rows, keys, alone = match({n: s.names for n, s in opened.items()}, layout.keyed, dict(problems))
+        problems += alone
+        rows = _without(rows, keys, opened, dict(problems))
+    if problems and on_error == "refuse":
+        raise refuse(problems, layout.spec)
+    if rows is not None and len(rows) < 2:
+        raise UserError(
+            f"{layout.spec!r} has {len(rows)} whole example{'s' * (len(rows) != 1)}; expected at least 2 with "
+            f"{' and '.join(names)} of the same name."
+        )
+    return ItemSet(layout.spec, opened, rows, keys, problems, layout.label_names)
+
+
+def match(
+    names: Mapping[str, Sequence[str]], keyed: Callable[[str], str], excused: Mapping[str, str]
+) -> tuple[NDArray[np.int64], list[str], list[Problem]]:
+    """(rows [N, columns], keys, problems): files of the same key belong together; who has no partner is named.
+
+    excused: files that are known to be wrong for another reason; their partners are left out without a word.
+    """
+    places = {column: {} for column in names}  # type: dict[str, dict[str, int]]
+    problems: list[Problem] = []
+    for column, files in names.items():
+        for index, name in enumerate(files):
+            first = places[column].setdefault(keyed(name), index)
+            if first != index:
+                problems.append((name, f"has the name of {files[first]}, which counts"))
+    wrong = {keyed(name) for name in excused}
+    keys = [key for key in next(iter(places.values())) if all(key in found for found in places.values())]
+    whole = set(keys)
+    for column, files in names.items():
+        for key, index in places[column].items():
+            if key in whole or key in wrong:
+                continue
+            lacking = [other for other in names if key not in places[other]]
+            near = nearest(key, [k for k in places[lacking[0]] if k not in whole]) if len(problems) < 10 else None
+            hint = f"; {names[lacking[0]][places[lacking[0]][near]]} is nearest" if near else ""
+            problems.append((files[index], f"has no partner in {' and '.join(lacking)}{hint}"))
+    rows = np.array([[found[key] for found in places.values()] for key in keys], np.int64).reshape(-1, len(names))
+    return rows, keys, problems
+
+
+def _without(
+    rows: NDArray[np.int64], keys: list[str], opened: Mapping[str, ImageSet], wrong: Mapping[str, str]
+) -> NDArray[np.int64]:
+    """The rows whose files all have nothing wrong with them; `keys` are shortened alike."""
+    columns = list(opened.values())
+    good = [all(c.names[i] not in wrong for c, i in zip(columns, row, strict=True)) for row in rows]
+    keys[:] = [key for key, keep in zip(keys, good, strict=True) if keep]
+    return rows[np.array(good, bool)] if len(rows) else rows
+
+
+def _misshapen(layout: Layout, columns: Sequence[Column]) -> list[Problem]:
+    """Partners whose sides are not in the same proportion: found by the headers once, then remembered in the cache."""
+    from .named import cache_folder
+
+    digest = hashlib.sha256(repr([c.key for c in columns]).encode("utf-8", "backslashreplace")).hexdigest()[:24]
+    known = cache_folder() / "sets" / f"partners-{digest}.json"
+    try:
+        return [(str(name), str(reason)) for name, reason in json.loads(known.read_text())]
+    except (OSError, ValueError, TypeError):
+        pass
+    sources = [column.load(Options()) for column in columns]
+    seen: dict[str, tuple[str, tuple[int, int]]] = {}
+    problems: list[Problem] = []
+    for source in sources:
+        for index, name in enumerate(source.names):
+            key = layout.keyed(name)
+            try:
+                size = pixels.size_of(source.read(index))
+            except ImageError:  # named when it is converted
+                continue
+            other, sides = seen.setdefault(key, (name, size))
+            if size[0] * sides[1] != size[1] * sides[0]:
+                shape, theirs = f"{size[0]}x{size[1]}", f"{sides[0]}x{sides[1]}"
+                problems.append((shown(name), f"is {shape}, but its partner {shown(other)} is {theirs}"))
+    from saddlepoint.runs import write_json
+
+    try:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_json(known, problems)
+    except (OSError, UserError):  # it is looked at again next time
+        pass
+    return problems
+
+
+# ---- batches
+class Items:
+    """The infinite sequence of epochs over an ItemSet, as `Stream` is over an ImageSet.
+
+    Paired: every example once an epoch, in an order keyed by (seed, epoch); one flip and one place of the crop for all
+    its pictures. Not paired: the first column cycles in such an order, the others are drawn at random, each picture
+    with its own flip and crop; an epoch is the larger collection. crop: (height, width) cut out of the stored pictures.
+    called: {name in the set: name in the batch}, to exchange domains.
+    """
+
+    def __init__(
+        self,
+        items: ItemSet,
+        seed: int,
+        *,
+        mirror: bool = False,
+        crop: tuple[int, int] | None = None,
+        called: Mapping[str, str] | None = None,
+        held_out: Callable[[], Items | None] = lambda: None,
+    ) -> None:
+        self.items, self.seed, self.mirror, self.crop = items, seed, mirror, crop
+        self.called = dict(called or {})
+        self.held_out = held_out
+        self._epochs: dict[int, dict[str, NDArray[Any]]] = {}
+        facts = next(iter(items.columns.values())).facts
+        self.height, self.width = crop or (facts.height, facts.width)
+        if self.height > facts.height or self.width > facts.width:
+            raise UserError(
+                f"{items.spec!r} is read at {facts.height}x{facts.width}, which is too small to cut "
+                f"{self.height}x{self.width} out of it; make load_size at least {max(self.height, self.width)}, or 0."
+            )
+
+    @property
+    def paired(self) -> bool:
+        return self.items.paired
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def _epoch(self, epoch: int) -> dict[str, NDArray[Any]]:
+        """Per column "NAME.index", "NAME.flip", "NAME.place" of every position of one epoch, each [N]."""
+        known = self._epochs.get(epoch)
+        if known is not None:
+            return known
+        from .stream import _words
+
+        n, made = len(self), dict[str, NDArray[Any]]()
+        order = np.argsort(_words(self.seed, epoch, 0, n), kind="stable").astype(np.int64)
+        for position, (name, column) in enumerate(self.items.columns.items()):
+            own = 0 if self.paired else position  # which keys decide about this column
+            if self.items.rows is not None:
+                index = self.items.rows[order, position]
+            elif position == 0:
+                index = order % len(column)
+            else:
+                index = (_words(self.seed, epoch, 16 * own, n) % np.uint64(len(column))).astype(np.int64)
+            made[f"{name}.index"] = index
+            made[f"{name}.flip"] = (_words(self.seed, epoch, 16 * own + 1, n) & np.uint64(1)).astype(np.bool_)
+            made[f"{name}.place"] = _words(self.seed, epoch, 16 * own + 2, n)
+        recent = list(self._epochs.items())[-1:]
+        self._epochs = dict([*recent, (epoch, made)])  # one assignment, so threads may share a stream
+        return made
+
+    def places(self, start: int, length: int) -> dict[str, NDArray[Any]]:
+        """What `_epoch` says of the positions start ... start + length - 1, across epochs."""
+        found: dict[str, list[NDArray[Any]]] = {}
+        while length > 0:
+            epoch, offset = divmod(start, len(self))
+            part = {k: v[offset : offset + length] for k, v in self._epoch(epoch).items()}
+            for key, values in part.items():
+                found.setdefault(key, []).append(values)
+            taken = min(length, len(self) - offset)
+            start, length = start + taken, length - taken
+        return {key: np.concatenate(values) for key, values in found.items()}
+
+    def __call__(
+        self, cursor: int, total: int, first: int, length: int, resolution: int | None = None
+    ) -> dict[str, Tensor]:
+        """Examples first ... first + length - 1 of the global batch of `total` that begins at `cursor`.
+
+        resolution: the height wanted, the stored one divided by a power of two: pictures are averaged over boxes, maps
+        take every so-manieth pixel. ValueError for a slice outside the batch.
+        """
+        if cursor < 0 or first < 0 or length < 1 or first + length > total:
+            raise ValueError(f"slice {first}+{length} of a batch of {total} at {cursor}: outside the batch")
+        places, factor = self.places(cursor + first, length), self._factor(resolution)
+        batch: dict[str, Tensor] = {}
+        for name in self.items.columns:
+            taken = self.items.take(name, places[f"{name}.index"])
+            taken = _cropped(taken, places[f"{name}.place"], (self.height, self.width))
+            if self.mirror:
+                flips = places[f"{name}.flip"]
+                taken[flips] = taken[flips][..., ::-1]
+            batch[self.called.get(name, name)] = _tensor(taken, factor)
+        return batch
+
+    def _factor(self, resolution: int | None) -> int:
+        factor = self.height // resolution if resolution and resolution > 0 else 1
+        whole = factor * (resolution or self.height) == self.height and self.width % factor == 0
+        if whole and factor & (factor - 1) == 0:
+            return factor
+        raise UserError(
+            f"resolution {resolution} of examples of {self.height}x{self.width}; expected {self.height} over a power "
+            f"of two."
+        )
+
+
+def _cropped(taken: NDArray[Any], words: NDArray[np.uint64], size: tuple[int, int]) -> NDArray[Any]:
+    """[N, ..., h, w] cut out of [N, ..., H, W], each at a place that its word decides; always a copy."""
+    down, right = taken.shape[-2] - size[0], taken.shape[-1] - size[1]
+    if not down and not right:
+        return taken.copy()
+    tops = ((words >> np.uint64(32)) % np.uint64(down + 1)).astype(int)
+    lefts = ((words & np.uint64(0xFFFFFFFF)) % np.uint64(right + 1)).astype(int)
+    parts = zip(taken, tops, lefts, strict=True)
+    return np.stack([t[..., top : top + size[0], left : left + size[1]] for t, top, left in parts])
+
+
+def _tensor(taken: NDArray[Any], factor: int) -> Tensor:
+    """Pictures as float32 in [-1, 1], maps as int64."""
+    import torch
+
+    if taken.dtype != np.uint8:
+        return torch.from_numpy(taken[..., ::factor, ::factor].astype(np.int64))
+    image = torch.from_numpy(np.ascontiguousarray(taken)).to(torch.float32)
+    if factor > 1:
+        image = torch.nn.functional.avg_pool2d(image, factor)
+    return image.div_(127.5).sub_(1)
+
+
+# ---- for recipes
+def describe(recipe: Recipe) -> Facts | None:
+    """What is known of the recipe's data without opening them: domain b's shape, the number of examples."""
+    if not recipe.data:
+        return None
+    layout = find(recipe.data)
+    main = layout.column(_main(recipe)).facts()
+    return dataclasses.replace(main, name=recipe.data)
+
+
+def _domains(recipe: Recipe) -> tuple[str, ...]:
+    return tuple(getattr(recipe, "domains", ("a", "b")))
+
+
+def _called(recipe: Recipe) -> dict[str, str]:
+    """Domains are exchanged where the recipe goes from b to a."""
+    return {"a": "b", "b": "a"} if getattr(recipe, "direction", "a-to-b") == "b-to-a" else {}
+
+
+def _main(recipe: Recipe) -> str:
+    """The column that the generator should make."""
+    last = _domains(recipe)[-1]
+    return _called(recipe).get(last, last)
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with resolution, channels, input_channels and classes from its data, where they are open."""
+    from saddlepoint import recipes
+
+    layout, known = find(recipe.data), describe(recipe)
+    made = recipes.resolve(recipe, known)
+    names = {f.name for f in dataclasses.fields(made)}
+    values: dict[str, Any] = {"classes": len(layout.label_names)}
+    if "input_channels" in names and not getattr(made, "input_channels", 0):
+        first = _called(recipe).get("a", "a")
+        values["input_channels"] = layout.column(first).facts().channels if layout.has(first) else 0
+    return dataclasses.replace(made, **{k: v for k, v in values.items() if k in names})
+
+
+def source(recipe: Recipe) -> Items:
+    """The examples that a recipe trains on; `.held_out()` are those it shows, uncut and not mirrored."""
+    settings: Any = recipe
+    shape: tuple[int, int] = settings.shape
+    load = getattr(recipe, "load_size", 0)
+    enlarged = (load * shape[0] // max(shape), load * shape[1] // max(shape)) if load else shape
+    called = _called(recipe)
+    names = [called.get(name, name) for name in _domains(recipe)]
+    channels = {called.get("a", "a"): getattr(recipe, "input_channels", 0), _main(recipe): settings.channels}
+    layout = find(recipe.data)
+
+    def opened(where: Layout, size: tuple[int, int], paired: bool | None) -> ItemSet:
+        chosen = [name for name in names if where.has(name) or name not in getattr(recipe, "optional", ())]
+        return open_items(
+            where, chosen, resolution=size, channels={k: v for k, v in channels.items() if v}, paired=paired,
+            fit=settings.fit, background=settings.background, on_error=settings.on_error,
+        )  # fmt: skip
+
+    def held_out() -> Items | None:
+        where = layout.held_out()
+        return Items(opened(where, shape, None), 0, called=called) if where is not None else None
+
+    items = opened(layout, enlarged, bool(getattr(recipe, "paired", True)))
+    return Items(items, settings.seed, mirror=settings.mirror, crop=shape, called=called, held_out=held_out)
