@@ -3,7 +3,8 @@
     python benchmarks/compare.py [--systems dcgan wgan wgan-gp] [--data fashion-mnist] [--minutes 5] [--seeds 2]
                                  [--results FILE] [--work FOLDER] [--only-show]
 
-Each cell trains one system's `tiny` preset ("SYSTEM:PRESET" names another) in a process of its own, with one torch
+Each cell trains one system's `tiny` preset ("SYSTEM:PRESET" names another, "SYSTEM+batch=16+penalty.r1=1" changes
+settings) in a process of its own, with one torch
 thread, until it has used its budget of CPU seconds (building the data, sample grids and checkpoints included; scoring
 not), and then scores 5,000 samples of the averaged generator against all real images but 5,000, which give the floor:
 the same numbers for real against real. All cells of one data set are measured with the same extractor, counts and seed,
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,13 @@ def main() -> None:
         run = trained(system, data, int(seed), float(minutes), chosen.work)
         print(json.dumps({} if chosen.only_train else cell(run)))
         return
+    cells = filled(chosen)
+    for data in chosen.data:
+        print(table(cells, data, chosen.minutes))
+
+
+def filled(chosen: argparse.Namespace) -> dict[str, Any]:
+    """All cells; what is missing is made first, unless the caller only wants to see them."""
     cells = stored(chosen.results)
     for seed in range(chosen.seeds):  # seed by seed, so that an unfinished table compares equals
         for data in chosen.data:
@@ -65,8 +74,7 @@ def main() -> None:
                 lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(cells.items()))
                 chosen.results.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(chosen.results, f"{{\n{lines}\n}}\n".encode())
-    for data in chosen.data:
-        print(table(cells, data, chosen.minutes))
+    return cells
 
 
 def stored(path: Path) -> dict[str, Any]:
@@ -103,16 +111,32 @@ def trained(system: str, data: str, seed: int, minutes: float, work: Path) -> Ru
     """The run of a cell, trained now or before."""
     import saddlepoint as sp
 
-    name, _, preset = system.partition(":")
-    folder = work / f"{system.replace(':', '-')}-{data.replace(':', '-')}-{seed}-{minutes:g}min"
+    named, *changes = system.split("+")
+    name, _, preset = named.partition(":")
+    folder = work / "-".join([*map(plain, (system, data)), str(seed), f"{minutes:g}min"])
     if not finished(folder, minutes):
-        recipe = sp.recipe(name, preset)
+        recipe = sp.recipe(name, preset, **dict(map(setting, changes)))
         pace = max(recipe.kimg / 10, 1.0)  # grids and checkpoints as often as in the preset's own length
         sp.train(
             recipe, data, out=folder, kimg=1e6, seed=seed, device="cpu", progress=False, overwrite=True,
             samples_kimg=pace, checkpoint_kimg=pace, log_kimg=1.0, observers=[Budget(60 * minutes)],
         )  # fmt: skip
     return sp.load(folder)
+
+
+def plain(name: str) -> str:
+    """What a folder may be called."""
+    return "".join(c if c.isalnum() or c in "._=" else "-" for c in name)
+
+
+def setting(word: str) -> tuple[str, Any]:
+    """KEY=VALUE with a JSON value, or a word: ("batch", 16), ("objective", "hinge"), ("attention", ())."""
+    key, _, text = word.partition("=")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return key, tuple(value) if isinstance(value, list) else value
 
 
 def cell(run: Run) -> dict[str, Any]:
@@ -139,7 +163,7 @@ def finished(folder: Path, minutes: float) -> bool:
     return bool(log) and log[-1]["cpu_seconds"] >= 60 * minutes - 5
 
 
-def table(cells: dict[str, Any], data: str, minutes: float) -> str:
+def table(cells: dict[str, Any], data: str, minutes: float, names_of: Callable[[str], str] = str) -> str:
     """Markdown: a row for each system, mean over seeds and half their range; the floor below."""
     from saddlepoint.metrics.scores import difference, from_dict
 
@@ -164,7 +188,7 @@ def table(cells: dict[str, Any], data: str, minutes: float) -> str:
                 difference(from_dict(value["scores"][name]), first[name])  # refuses what was measured differently
         values = [spread([c["scores"][name]["value"] for c in found]) for name in names]
         seen = statistics.mean(c["kimg"] for c in found)
-        lines.append(f"| {system} ({len(found)} seeds) | {seen:,.0f} k | {' | '.join(values)} |")
+        lines.append(f"| {names_of(system)} ({len(found)} seeds) | {seen:,.0f} k | {' | '.join(values)} |")
     lines.append(f"| floor: real against real | | {' | '.join(f'{first[n].floor:.4g}' for n in names)} |")
     record = first[names[0]].record
     lines.append(
