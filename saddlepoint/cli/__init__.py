@@ -35,7 +35,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("score runs and folders of images against real ones", "saddlepoint.cli.evaluate:evaluate"),
     "import": Command("make a run of published weights; runs nothing in them", "saddlepoint.cli.exchange:import_"),
     "export": Command("write a run as safetensors, ONNX or with official names", "saddlepoint.cli.exchange:export"),
-    "report": Command("write a run's report.html anew", "saddlepoint.cli.show:report"),
+    "report": Command("say how a run is doing, and write its report.html anew", "saddlepoint.cli.show:report"),
     "list": Command("systems, presets and data sets", "saddlepoint.cli.show:listing"),
     "analyse": Command("spectrum, stable steps and rotation along a run's checkpoints", "saddlepoint.cli.lab:analyse"),
     "figures": Command("the theory's pictures, computed anew, and their gallery", "saddlepoint.cli.lab:figures"),

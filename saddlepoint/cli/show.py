@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from saddlepoint import recipes
-from saddlepoint.cli.forms import parse
-from saddlepoint.cli.terminal import BOLD, styled, table
+from saddlepoint.cli.forms import Switch, parse
+from saddlepoint.cli.terminal import BOLD, DIM, ESCAPES, RED, styled, table, width
 from saddlepoint.recipes.settings import preset_summary
+
+if TYPE_CHECKING:
+    from saddlepoint.diagnosis import Finding, Level
+
+GREEN, YELLOW = "32", "33"
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,56 @@ def _titled(title: str, rows: list[list[str]]) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """Write a run's report.html anew: one file with everything at a glance, which asks nothing of any network."""
+    """Say how a run is doing, from what it logged and stored, and write its report.html anew: one file with everything
+    at a glance, which asks nothing of any network.
+    """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run folder."""
+    held_out: Switch = False
+    """Compare the discriminator's logits on training images and on the test split of the run's named set."""
+    spectrum: Switch = False
+    """Compute the newest checkpoint's spectrum first, which takes minutes for networks (see `saddlepoint analyse`)."""
 
 
 def report(argv: list[str]) -> int:
-    """Write report.html."""
+    """Print the findings, write report.html."""
     chosen = parse(Report, argv, prog="saddlepoint report")
+    from saddlepoint import evidence
     from saddlepoint.api import load
+    from saddlepoint.diagnosis import diagnose
     from saddlepoint.report import write_report
 
-    print(write_report(load(chosen.run)))
+    run = load(chosen.run)
+    if chosen.held_out:
+        evidence.held_out(run)
+    if chosen.spectrum:
+        evidence.spectrum(run)
+    print("\n".join(told(finding) for finding in diagnose(evidence.gathered(run))))
+    print(write_report(run))
     return 0
+
+
+STYLES: dict[Level, str] = {"good": GREEN, "watch": YELLOW, "bad": RED, "unknown": DIM}
+
+
+def told(finding: Finding) -> str:
+    """A finding for the terminal: the verdict, what it rests on, what to try."""
+    head = styled(f"{finding.question} ", BOLD) + styled(finding.verdict, STYLES[finding.level]) + f". {finding.says}"
+    rows = [["because" if i == 0 else "", fact.text] for i, fact in enumerate(finding.evidence)]
+    rows += [["try" if i == 0 else "", advice] for i, advice in enumerate(finding.advice)]
+    return f"{wrapped(head)}\n{table(rows)}" if rows else wrapped(head)
+
+
+def wrapped(text: str) -> str:
+    """Text broken at the terminal's edge; styles do not count."""
+    if len(ESCAPES.sub("", text)) <= width():
+        return text
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        if line and len(ESCAPES.sub("", f"{line} {word}")) > width():
+            lines, line = [*lines, line], word
+        else:
+            line = f"{line} {word}" if line else word
+    return "\n".join([*lines, line])

@@ -1,7 +1,7 @@
 """report.html: a run at a glance, in one file that asks nothing of any network.
 
-Samples beside real images, how they came about, curves with what they mean, every setting with what was changed, the
-data and their licence, where it was made, and the lines that make it again.
+What its records say about it, samples beside real images, how they came about, curves with what they mean, every
+setting with what was changed, the data and their licence, where it was made, and the lines that make it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import saddlepoint
 from saddlepoint import recipes
+from saddlepoint.diagnosis import Finding, diagnose
 from saddlepoint.errors import UserError
+from saddlepoint.evidence import gathered
 from saddlepoint.recipes.base import ImageRecipe, Recipe
 from saddlepoint.recipes.settings import (
     command,
@@ -57,6 +59,7 @@ def page(run: Run) -> str:
         part
         for part in (
             heading(run, recipe, log, facts),
+            findings(diagnose(gathered(run))) if log else "",
             samples(run, recipe),
             scores(run, recipe),
             curves(recipe, log),
@@ -145,6 +148,28 @@ def _time(seconds: float) -> tuple[str, str]:
     if hours:
         return f"{hours} h", f"{minutes} min"
     return (f"{minutes} min", f"{rest} s") if minutes else (f"{rest} s", "")
+
+
+# ---- findings
+def findings(found: Sequence[Finding]) -> str:
+    """What the records say, a box for each question: the verdict, what it rests on, what to try."""
+    boxes = "".join(_finding(finding) for finding in found)
+    return (
+        "<h2>How it is doing</h2><p class=soft>Judged from what was logged and stored; each verdict with its numbers. "
+        f'Thresholds are conventions, no proofs.</p><div class="findings">{boxes}</div>'
+    )
+
+
+def _finding(finding: Finding) -> str:
+    evidence = "".join(f"<li>{escape(fact.text)}</li>" for fact in finding.evidence)
+    advice = "".join(f"<li>{escape(text)}</li>" for text in finding.advice)
+    return (
+        f'<section class="finding {finding.level}"><h3>{escape(finding.question)} '
+        f"<strong>{escape(finding.verdict)}</strong></h3>"
+        f"<p>{escape(finding.says)}</p>"
+        f"{f'<ul>{evidence}</ul>' if evidence else ''}{f'<p>What to try:</p><ul>{advice}</ul>' if advice else ''}"
+        "</section>"
+    )
 
 
 # ---- samples

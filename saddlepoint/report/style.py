@@ -40,6 +40,13 @@ img.smooth { image-rendering: auto; }
 .panel { background: var(--panel); border: 1px solid var(--edge); border-radius: 10px;
   padding: 16px 18px; min-width: 0; }
 .panel p { font-size: 14px; color: var(--soft); margin: 8px 0 0; }
+.findings { columns: 2 380px; column-gap: 18px; margin-top: 14px; }
+.finding { break-inside: avoid; background: var(--panel); border: 1px solid var(--edge);
+  border-left: 4px solid var(--c); border-radius: 0 10px 10px 0; padding: 12px 16px; margin: 0 0 16px; }
+.finding h3 { font-weight: 500; color: var(--soft); } .finding h3 strong { color: var(--c); font-weight: 650; }
+.finding p { font-size: 15px; margin: 4px 0; } .finding ul { margin: 4px 0; padding-left: 18px; font-size: 13.5px;
+  color: var(--soft); overflow-wrap: anywhere; }
+.good { --c: var(--c2); } .watch { --c: var(--c4); } .bad { --c: var(--warn); } .unknown { --c: var(--soft); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 14px; margin: 0 0 6px; padding: 0;
   list-style: none; }
 .legend li::before { content: ""; display: inline-block; width: 16px; height: 3px; border-radius: 2px;
