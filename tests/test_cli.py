@@ -75,9 +75,10 @@ def printed(capsys: Capture, *words: str, status: int = 0) -> str:
 
 
 # ---- starting up
+DRY = ("--dry-run", "--measure-seconds", "0")  # the plan only
 LIGHT = (
     ["--help"], ["--version"], ["list"], ["list", "presets"], ["train", "--help"], ["train", "dcgan", "--help"],
-    ["train", "dcgan", "--data", "digits", "--dry-run"], ["sample", "--help"], ["data", "build", "--help"],
+    ["train", "dcgan", "--data", "digits", *DRY], ["sample", "--help"], ["data", "build", "--help"],
     ["train", "dcgan", "--learning-rate", "1"],
 )  # fmt: skip
 
@@ -363,12 +364,12 @@ def test_a_setting_that_nothing_reads_is_refused(line: str, flag: str, reader: s
     ],
 )
 def test_settings_that_are_read_are_not_refused(line: str, capsys: Capture) -> None:
-    printed(capsys, "train", "dcgan", "--dry-run", *line.split())
+    printed(capsys, "train", "dcgan", *DRY, *line.split())
 
 
 def test_a_wrong_setting_is_told_before_the_preset_is_blamed(capsys: Capture) -> None:
     """wgan's preset moves its critic three times: another operator passes over that, but nobody typed it."""
-    printed(capsys, "train", "wgan", "--dry-run", "--operator", "extragradient")
+    printed(capsys, "train", "wgan", *DRY, "--operator", "extragradient")
 
 
 # ---- dry run and list
@@ -378,7 +379,7 @@ def test_a_dry_run_of_every_preset_shows_every_setting(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for preset in recipes.presets(system):
-        text = printed(capsys, "train", system, "--preset", preset, "--dry-run")
+        text = printed(capsys, "train", system, "--preset", preset, *DRY)
         rows = re.findall(r"^  (--\S+) ", text, re.MULTILINE)
         assert sorted(rows) == sorted(map(settings.flag, settings.flat(sp.recipe(system, preset))))
     assert list(tmp_path.iterdir()) == []
@@ -387,7 +388,7 @@ def test_a_dry_run_of_every_preset_shows_every_setting(
 def test_a_dry_run_says_what_would_be(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "wgan-digits-000").mkdir(parents=True)
-    line = "train wgan --data digits --dry-run --kimg 9.6 --batch 32 --d.steps 3 --resolution 16"
+    line = "train wgan --data digits --dry-run --measure-seconds 0 --kimg 9.6 --batch 32 --d.steps 3 --resolution 16"
     text = printed(capsys, *line.split())
     assert "digits: 1,618 images, 16x16 grey, 10 classes; resized from 8x8 to 16x16, Lanczos filter" in text
     assert (
@@ -452,7 +453,7 @@ def test_an_existing_run_is_not_replaced_by_accident(run: Run, capsys: Capture) 
         assert "holds a run already" in said
         assert "--overwrite" in said
     assert Run(run.path).clock == before
-    assert "nothing is written" in printed(capsys, "train", "dcgan", "--out", str(run.path), "--overwrite", "--dry-run")
+    assert "nothing is written" in printed(capsys, "train", "dcgan", "--out", str(run.path), "--overwrite", *DRY)
     assert Run(run.path).clock == before
 
 

@@ -13,6 +13,7 @@ from saddlepoint import recipes
 from saddlepoint.cli.forms import Switch, parse
 from saddlepoint.cli.terminal import BOLD, CYAN, DIM, amount, chief, duration, styled, table
 from saddlepoint.errors import UserError
+from saddlepoint.recipes import gamma
 from saddlepoint.recipes.base import Recipe
 from saddlepoint.recipes.settings import (
     check,
@@ -51,7 +52,9 @@ class Train(Generic[R]):
     overwrite: Switch = False
     """Replace the run that is in --out."""
     dry_run: Switch = False
-    """Show what would be trained, and write nothing."""
+    """Show what would be trained, how long and with how much memory, and write nothing."""
+    measure_seconds: float = 30.0
+    """With --dry-run: about how long to play rounds for a forecast of time and memory; 0 is not at all."""
     tensorboard: Switch = False
     """Write TensorBoard events into the run folder as well."""
     quiet: Switch = False
@@ -86,7 +89,9 @@ def train(argv: list[str]) -> int:
     if recipe.init_from:
         source_of(recipe.init_from)
     if chosen.dry_run:
-        print(plan(recipe, facts, str(folder)))
+        print(plan(recipe, facts, str(folder)), flush=True)
+        if chosen.measure_seconds > 0:
+            print("\n" + measured(recipe, chosen.device, chosen.measure_seconds))
         return 0
     if not chosen.quiet:
         print("\n".join(headline(recipe, facts)), flush=True)
@@ -167,6 +172,8 @@ def plan(recipe: Recipe, facts: Facts | None, folder: str) -> str:
     lines = [*headline(recipe, facts), f"  run     {folder} (nothing is written now)"]
     if facts is not None and (facts.licence or facts.attribution):
         lines.append(f"  licence {'; '.join(filter(None, [facts.licence, facts.attribution]))}")
+    if advice := gamma.remark(recipe):
+        lines.append(table([["R1", advice]], gap=6))
     noted = remarks(recipe, native_facts(recipe))
     style = {"changed": CYAN, "automatic": "0", "unread": DIM}
     width = max(len(flag(path)) for path in flat(recipe))
@@ -178,6 +185,14 @@ def plan(recipe: Recipe, facts: Facts | None, folder: str) -> str:
             rows.append([flag(path).ljust(width), (shown(value) or "none").ljust(12), note])
         lines += ["", styled(title, BOLD), table(rows)]
     return "\n".join(lines)
+
+
+def measured(recipe: Recipe, device: str, seconds: float) -> str:
+    """Time, memory and disk that the run will take, from a few rounds played now in a process of their own."""
+    from saddlepoint import forecast
+
+    found = forecast.forecast(recipe, device, seconds)
+    return f"  {found}" if isinstance(found, str) else table(forecast.rows(found, recipe))
 
 
 # ---- afterwards
