@@ -5,7 +5,8 @@
 
 The 500 training images are drawn from the training split by the seed; both variants of a seed see the same ones. The
 recipe is `tiny` without path lengths, which cost time and change nothing here; R1 is weaker than usual, since with
-the preset's 0.2 the discriminator hardly begins to know 500 images by heart in so short a time. Coverage, density, precision and recall (k = 5) are those of 2,000
+the preset's 0.2 the discriminator hardly begins to know 500 images by heart in so short a time. Coverage, density,
+precision and recall (k = 5) are those of 2,000
 samples of the averaged generator against up to 5,000 images of the test split, at six times of the training. `floor`
 is the 500 training images against the same: what learning them by heart would give, if 2,000 samples were these
 alone. Grey sets with labels are judged by a classifier of the whole set, sets in colour by efficientnet-lite0. ADA is
