@@ -238,13 +238,12 @@ def variety(evidence: Evidence) -> Finding:
     shares = [share for _, share in _coverage(evidence)]
     newest = evidence.pictures[-1] if evidence.pictures else None
     narrow = newest is not None and (newest.spread < NARROW or newest.repeated > REPEATED)
-    if narrow or (shares and min(shares) < 0.5):
-        why = (
-            "Samples differ less than real images do, or repeat each other."
-            if narrow
-            else "Samples differ, but a part of the data has no sample near it: it is missed, or not good enough yet."
-        )
-        return Finding(question, "in part", "watch", why, tuple(facts), (_GO_ON, *_WIDEN))
+    if narrow:
+        says = "Samples differ less than real images do, or repeat each other."
+        return Finding(question, "in part", "watch", says, tuple(facts), (_GO_ON, *_WIDEN))
+    if shares and min(shares) < 0.5:
+        says = "Samples differ, but a part of the data has no sample near it: it is missed, or not good enough yet."
+        return Finding(question, "no, but it misses data", "watch", says, tuple(facts), (_GO_ON, _WIDEN[1]))
     if newest is not None and newest.spread > WILD:
         says = "Samples differ more than real images do, so they are no images of this kind: noise or a wrong contrast."
         return Finding(question, "no", "watch", says, tuple(facts), _CALM[:1])
@@ -392,7 +391,7 @@ def _won(question: str, evidence: Evidence) -> Finding | None:
 
 _EVEN = (
     "slow the discriminator (--d.lr down, fewer --d.steps) or smooth it: R1 (--penalty.r1), more of it if it is on",
-    "few images? show it augmented ones (--augment.operations bgc) or more data",
+    "few images? more of them, or show it augmented ones (--augment.operations bgc, in stylegan2, stylegan3 and r3gan)",
 )
 
 
@@ -420,10 +419,9 @@ def overfitting(evidence: Evidence) -> Finding:
             return found
     return _unknown(
         question,
-        "Neither the discriminator's sign on real images (r_t, logged with --augment) nor held-out images were looked "
-        "at.",
-        "saddlepoint report RUN --held-out compares training and test images, if the data are a named set with a test "
-        "split; for a folder keep some images out, train with --augment.operations, and r_t is logged",
+        "Neither r_t, the discriminator's mean sign on real images, was logged, nor were held-out images looked at.",
+        "saddlepoint report RUN --held-out, if the data are a named set with a test split",
+        "stylegan2, stylegan3 and r3gan log r_t where --augment.operations is on",
     )
 
 
@@ -480,7 +478,8 @@ def _sign(question: str, evidence: Evidence) -> Finding | None:
 
 
 _MORE = (
-    "more images, --mirror where a mirrored image is as good, or --augment.operations bgc with --augment.kimg 100",
+    "more images, --mirror where a mirrored image is as good, or --augment.operations bgc with --augment.kimg 100 "
+    "(stylegan2, stylegan3, r3gan)",
     "start from a run on other data (--init-from), with --freeze-d 4; or stop at the best checkpoint",
 )
 

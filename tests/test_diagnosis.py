@@ -152,7 +152,7 @@ def test_coverage_counts_against_its_floor() -> None:
 
     assert variety(scored(0.5)).verdict == "no"
     missing = variety(scored(0.4))
-    assert missing.verdict == "in part"
+    assert missing.verdict == "no, but it misses data"
     assert "coverage[x] 0.4, real against real 0.9, at 9 kimg" in [fact.text for fact in missing.evidence]
 
 
