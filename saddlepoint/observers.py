@@ -113,12 +113,19 @@ class Samples:
         self.seen = clock
 
     def write(self, training: Training) -> None:
-        clock, real = training.counters.clock, self._real(training)
+        clock = training.counters.clock
+        path = self.run.path / "samples" / f"{clock:012d}.png"
+        show = getattr(training.average.game(), "show", None)
+        if show is not None:  # a translator's pictures: input, output, truth
+            images, columns = show()
+            notes = {"saddlepoint": json.dumps({"run": self.run.path.name, "clock": clock})}
+            pictures.save(images, path, columns=columns, cell=self.cell, notes=notes)
+            return
+        real = self._real(training)
         points = real is not None and real.ndim == 2  # a cloud of them, with the data's behind it
         count = len(real) if real is not None and points else self.count
         samples = training.average.game().sample(count, seed=0)
         notes = {"saddlepoint": json.dumps({"run": self.run.path.name, "clock": clock, "seed": 0, "n": count})}
-        path = self.run.path / "samples" / f"{clock:012d}.png"
         pictures.save(samples, path, cell=self.cell, notes=notes, behind=real if points else None)
 
     def write_real(self, training: Training) -> None:

@@ -159,7 +159,7 @@ def _strange(spec: str, names: Sequence[str], root: str, split: str) -> UserErro
     part = f" for {split!r}" if split != "train" else ""
     return UserError(
         f"{spec!r} has {there}; expected{part} trainA/ and trainB/ (two collections), A/ and B/ (pairs of "
-        "equal names), label/ and img/ (with inst/ or without), or pictures with both halves side by side, alone or in train/."
+        "equal names), label/ and img/ (with inst/ or without), or both side by side in every file, alone or in train/."
     )
 
 

@@ -385,13 +385,19 @@ def _tensor(taken: NDArray[Any], factor: int) -> Tensor:
 
 
 # ---- for recipes
-def describe(recipe: Recipe) -> Facts | None:
-    """What is known of the recipe's data without opening them: domain b's shape, the number of examples."""
+def describe(recipe: Recipe, shaped: bool = False) -> Facts | None:
+    """What is known of the recipe's data without opening them: domain b's shape and number.
+
+    shaped: in the shape that the recipe asks for.
+    """
     if not recipe.data:
         return None
-    layout = find(recipe.data)
-    main = layout.column(_main(recipe)).facts()
-    return dataclasses.replace(main, name=recipe.data)
+    settings: Any = recipe
+    found = dataclasses.replace(find(recipe.data).column(_main(recipe)).facts(), name=recipe.data)
+    if not shaped:
+        return found
+    size, channels = settings.shape if settings.resolution else None, settings.channels or None
+    return Options.parse(size, channels, settings.fit, settings.background).applied(found)
 
 
 def _domains(recipe: Recipe) -> tuple[str, ...]:

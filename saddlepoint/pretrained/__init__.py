@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from saddlepoint.game import Game
 
 LOADERS: dict[str, str] = {
+    "cyclegan": "saddlepoint.pretrained.cyclegan",
     "gan-r1": "saddlepoint.pretrained.gan_r1",
+    "pix2pix": "saddlepoint.pretrained.pix2pix",
     "progan": "saddlepoint.pretrained.progan",
     "r3gan": "saddlepoint.pretrained.r3gan",
     "stylegan1": "saddlepoint.pretrained.stylegan1",

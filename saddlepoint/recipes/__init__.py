@@ -49,6 +49,8 @@ SYSTEMS: dict[str, Entry] = {
     "stylegan3": Entry("saddlepoint.recipes.stylegan3", "saddlepoint.systems.stylegan3:StyleGAN3"),
     "gan-r1": Entry("saddlepoint.recipes.gan_r1", "saddlepoint.systems.gan_r1:GANR1"),
     "r3gan": Entry("saddlepoint.recipes.r3gan", "saddlepoint.systems.r3gan:R3GAN"),
+    "pix2pix": Entry("saddlepoint.recipes.pix2pix", "saddlepoint.systems.pix2pix:Pix2Pix"),
+    "cyclegan": Entry("saddlepoint.recipes.cyclegan", "saddlepoint.systems.cyclegan:CycleGAN"),
     "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
     "dirac": Entry("saddlepoint.recipes.dirac", "saddlepoint.systems.dirac:Dirac"),
     "bilinear": Entry("saddlepoint.recipes.bilinear", "saddlepoint.systems.bilinear:Bilinear"),

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from saddlepoint import recipes
@@ -121,6 +121,8 @@ def _nested_title(name: str, value: Any, recipe: Recipe) -> str:
 # ---- data
 def native_facts(recipe: Recipe) -> Facts | None:
     """What is known of the recipe's data as they are; None where it has none. UserError if they are not there."""
+    if (own := _own_description(recipe)) is not None:
+        return own(recipe)
     if not recipe.data or recipe.data_module:
         return None
     from saddlepoint.data import describe
@@ -128,8 +130,17 @@ def native_facts(recipe: Recipe) -> Facts | None:
     return describe(recipe.data)
 
 
+def _own_description(recipe: Recipe) -> Callable[..., Facts | None] | None:
+    """The function that describes data of another kind, where their module has one."""
+    module = importlib.import_module(recipe.data_module) if recipe.data and recipe.data_module else None
+    found: Callable[..., Facts | None] | None = getattr(module, "describe", None)
+    return found
+
+
 def shown_facts(recipe: Recipe) -> Facts | None:
     """The same in the shape that the recipe asks for."""
+    if (own := _own_description(recipe)) is not None:
+        return own(recipe, shaped=True)
     if not recipe.data or not isinstance(recipe, ImageRecipe):
         return native_facts(recipe)
     from saddlepoint.data import describe

@@ -1,0 +1,249 @@
+"""What the systems from images to images share: building networks, the schedule, translating pictures of any size.
+
+A translator draws nothing from noise, so `sample` needs pictures to begin with: a game keeps a few held-out examples of
+its data in buffers, which a checkpoint carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saddlepoint.errors import UserError, unknown
+from saddlepoint.game import Game, Round, Stage, keyed_generator
+from saddlepoint.layers.latent import dtype_of
+from saddlepoint.layers.translation import (
+    BatchNorm,
+    NLayerDiscriminator,
+    Noise,
+    PixelDiscriminator,
+    ResnetGenerator,
+    UnetGenerator,
+    init_weights,
+)
+from saddlepoint.penalties import Critic, between, slope, two_sided
+from saddlepoint.recipes.translation import TranslationRecipe
+from saddlepoint.schedules import epoch_factor, linear_decay
+
+EXAMPLES = 16  # held-out pictures that a game keeps to show what it does
+
+
+def build_generator(recipe: TranslationRecipe, inputs: int, outputs: int) -> nn.Module:
+    """The generator that the recipe describes, with its first weights."""
+    made: nn.Module
+    if recipe.network == "unet":
+        made = UnetGenerator(inputs, outputs, recipe.halvings, recipe.width, recipe.norm, recipe.dropout)
+    else:
+        made = ResnetGenerator(
+            inputs, outputs, recipe.width, recipe.norm, recipe.dropout, recipe.blocks, recipe.padding
+        )  # fmt: skip
+    init_weights(made, recipe.init, recipe.init_gain)
+    return made
+
+
+def build_discriminator(recipe: TranslationRecipe, inputs: int) -> nn.Module:
+    """The discriminator that the recipe describes, with its first weights. UserError where no patch fits the image."""
+    made: nn.Module
+    if recipe.d_network == "pixel":
+        made = PixelDiscriminator(inputs, recipe.d_width, recipe.norm)
+    else:
+        side = recipe.resolution
+        for _ in range(recipe.n_layers):
+            side = side // 2
+        if side < 3:
+            fits = max(1, (recipe.resolution // 3).bit_length() - 1)
+            raise UserError(
+                f"a patch discriminator of n_layers={recipe.n_layers} finds no patch in images of "
+                f"{recipe.resolution} pixels; nearest: n_layers={fits}, or d_network=pixel."
+            )
+        made = NLayerDiscriminator(inputs, recipe.d_width, recipe.n_layers, recipe.norm)
+    init_weights(made, recipe.init, recipe.init_gain)
+    return made
+
+
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, round: Round, weight: float, name: str) -> Tensor:
+    """lambda E(|grad D(xhat)| - 1)^2 with xhat between reals and fakes, one place per pair (WGAN-GP, eq. 3)."""
+    _, squared = slope(critic, between(real, fake.to(real.dtype), round.uniform(name)))
+    return weight * two_sided(squared).mean()
+
+
+class Translator(Game):
+    """A game whose generators take pictures. Subclasses have `way(direction)`: the generator of a direction."""
+
+    directions: tuple[str, ...] = ("a-to-b",)
+    examples_a: Tensor
+    examples_b: Tensor
+    examples_known: Tensor
+
+    def __init__(self, recipe: TranslationRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.inputs, self.outputs = recipe.input_channels or recipe.channels, recipe.channels
+        self.couples = frozenset({"batch-norm"} if recipe.norm == "batch" else ())
+        side = recipe.shape
+        self.register_buffer("examples_a", torch.zeros(EXAMPLES, self.inputs, *side, dtype=torch.uint8))
+        self.register_buffer("examples_b", torch.zeros(EXAMPLES, self.outputs, *side, dtype=torch.uint8))
+        self.register_buffer("examples_known", torch.zeros(2, dtype=torch.int64))  # how many; whether they are pairs
+
+    def way(self, direction: str) -> nn.Module:
+        """The generator of a direction."""
+        raise NotImplementedError
+
+    def stage(self, clock: int) -> Stage:
+        factor = factor_at(self.recipe, clock)
+        return Stage(settings={name: {"lr": factor * o.lr} for name, o in self.recipe.optimizers().items()})
+
+    # ---- examples to show
+    def meet(self, source: Any) -> None:
+        """Keep the first held-out examples of the data, or the first of all where nothing is held out."""
+        held_out = getattr(source, "held_out", lambda: None)() or source
+        count = min(EXAMPLES, len(held_out) if hasattr(held_out, "__len__") else EXAMPLES)
+        batch: Mapping[str, Tensor] = held_out(0, count, 0, count)
+        if "a" not in batch or "b" not in batch:
+            return
+        with torch.no_grad():
+            for own, images in ((self.examples_a, batch["a"]), (self.examples_b, batch["b"])):
+                own[:count] = (images * 127.5 + 127.5).round().clamp(0, 255).to(own)
+            self.examples_known.copy_(torch.tensor([count, int(getattr(held_out, "paired", False))]))
+
+    def examples(self, direction: str = "a-to-b") -> tuple[Tensor, Tensor | None]:
+        """(inputs, true outputs or None): the kept examples in [-1, 1], [E, C, H, W]; none before training."""
+        count, paired = (int(v) for v in self.examples_known)
+        a, b = (t[:count].to(dtype_of(self)) / 127.5 - 1 for t in (self.examples_a, self.examples_b))
+        first, second = (a, b) if direction == "a-to-b" else (b, a)
+        return first, second if paired else None
+
+    def inputs_for(self, n: int, seed: int, direction: str) -> Tensor:
+        """n pictures to translate: the kept examples in an order keyed by the seed, or smooth noise where none are."""
+        known, _ = self.examples(direction)
+        if len(known):
+            order = torch.randperm(len(known), generator=keyed_generator(torch.device("cpu"), "examples", seed))
+            return known[order.to(known.device).repeat(-(-n // len(known)))[:n]]
+        channels = self.inputs if direction == "a-to-b" else self.outputs
+        rows = [
+            torch.rand(channels, 4, 4, generator=keyed_generator(torch.device("cpu"), "inputs", seed, i))
+            for i in range(n)
+        ]
+        small = (2 * torch.stack(rows) - 1).to(self.device, dtype_of(self))
+        return F.interpolate(small, self.recipe.shape, mode="bilinear")
+
+    # ---- use
+    def sample(
+        self, n: int, seed: int = 0, *, image: Tensor | None = None, direction: str = "a-to-b", batch: int = 16
+    ) -> Tensor:
+        """n pictures in [-1, 1]: translations of `image` [n, C, H, W], or of kept examples in an order that the seed
+        decides.
+        """
+        x = self.inputs_for(n, seed, direction) if image is None else image[:n]
+        return self.translate(x, direction=direction, seed=seed, batch=batch)
+
+    def translate(self, x: Tensor, *, direction: str = "a-to-b", seed: int = 0, batch: int = 16) -> Tensor:
+        """Pictures [N, C, H, W] in [-1, 1] of any size to pictures of the same size in the other domain.
+
+        They are padded by reflection to sides that the network takes, and cut again. Dropout, where the recipe has it,
+        is keyed by the seed and the picture's number. UserError for an unknown direction or other channels.
+        """
+        if direction not in self.directions:
+            raise unknown("direction", direction, self.directions)
+        network = self.way(direction)
+        channels = self.inputs if direction == "a-to-b" else self.outputs
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise UserError(f"this direction takes pictures [N, {channels}, H, W], not {list(x.shape)}.")
+        multiple = int(getattr(network, "multiple", 1))
+        made = []
+        with self.evaluating(), self._test_norm():
+            for first in range(0, len(x), batch):
+                part = x[first : first + batch].to(self.device, dtype_of(self))
+                made.append(cut(network(padded(part, multiple), self._noise(seed, first, len(part))), part))
+        return torch.cat(made) if made else x.new_zeros(0, self.outputs, *x.shape[2:])
+
+    def _noise(self, seed: int, first: int, count: int) -> Noise | None:
+        if not self.recipe.dropout:
+            return None
+
+        def uniform(name: str, *shape: int) -> Tensor:
+            keys = [("translate", seed, first + i, name) for i in range(count)]
+            return torch.stack(
+                [torch.rand(shape, generator=keyed_generator(self.device, *k), device=self.device) for k in keys]
+            )
+
+        return uniform
+
+    @contextmanager
+    def _test_norm(self) -> Iterator[None]:
+        """Batch norm by each image's own statistics inside, if the recipe says so."""
+        layers = [m for m in self.modules() if isinstance(m, BatchNorm)]
+        before = [layer.per_image for layer in layers]
+        for layer in layers:
+            layer.per_image = self.recipe.test_norm == "image"
+        try:
+            yield
+        finally:
+            for layer, was in zip(layers, before, strict=True):
+                layer.per_image = was
+
+    def show(self, rows: int = 8) -> tuple[Tensor, int]:
+        """(pictures [.., 3 or 1, H, W], columns) for a grid: input | output | truth, or input | output | there and back
+        where the truth is not known; two examples a row.
+        """
+        cells: list[Tensor] = []
+        for direction in self.directions:
+            x, truth = self.examples(direction)
+            x = x if len(x) else self.inputs_for(4, 0, direction)
+            x = x[: 2 * rows // len(self.directions)]
+            y = self.translate(x, direction=direction)
+            back = "b-to-a" if direction == "a-to-b" else "a-to-b"
+            columns = [x, y]
+            if truth is not None:
+                columns.append(truth[: len(x)])
+            elif back in self.directions:
+                columns.append(self.translate(y, direction=back))
+            cells += [column[i] for i in range(len(x)) for column in columns]
+            count = len(columns)
+        most = max(cell.shape[0] for cell in cells)
+        return torch.stack([cell.expand(most, -1, -1) if len(cell) == 1 else cell for cell in cells]), 2 * count
+
+
+def factor_at(recipe: TranslationRecipe, clock: int) -> float:
+    """The learning rates' factor: in steps of epoch_kimg, or gliding."""
+    kimg, every = clock / 1000, recipe.epoch_kimg
+    if recipe.lr_policy == "linear" and not recipe.decay_kimg:
+        return 1.0
+    if recipe.lr_policy == "linear" and not every:
+        return linear_decay(clock, recipe.hold_kimg, recipe.decay_kimg)
+    unit = every or 1.0
+    epoch = round(kimg / unit, 9) if not every else clock // round(1000 * every)
+    return max(
+        0.0,
+        epoch_factor(
+            recipe.lr_policy,
+            epoch,
+            max(recipe.hold_kimg / unit, 1e-9),
+            recipe.decay_kimg / unit,
+            lr_decay_iters=max(recipe.decay_kimg / unit, 1e-9),
+        ),
+    )
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """x [N, C, H, W] reflected (or, where it is too small for that, repeated) on to sides that are multiples."""
+    down, right = (-x.shape[2] % multiple, -x.shape[3] % multiple)
+    if not down and not right:
+        return x
+    mode = "reflect" if down < x.shape[2] and right < x.shape[3] else "replicate"
+    return F.pad(x, (0, right, 0, down), mode=mode)
+
+
+def cut(y: Tensor, like: Tensor) -> Tensor:
+    """The part of y that belongs to the unpadded picture."""
+    return y[:, :, : like.shape[2], : like.shape[3]]
+
+
+def named_uniform(round: Round, use: str) -> Noise:
+    """The round's uniform numbers, with names of this use of the network."""
+    return lambda name, *shape: round.uniform(f"{use}.{name}", *shape)
