@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import shlex
 import sys
 import time
@@ -17,7 +16,7 @@ from saddlepoint import recipes
 from saddlepoint.errors import UserError, unknown
 from saddlepoint.recipes import settings
 from saddlepoint.recipes.base import ImageRecipe, Recipe
-from saddlepoint.runs import CheckpointError, Run, create, write_json
+from saddlepoint.runs import CheckpointError, Run, create, launched, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +81,9 @@ def train(
     with _session(device) as place:
         from saddlepoint import distributed
 
+        begun = distributed.agreed(str(begun_before(out, recipe) or ""))
+        if begun:  # by processes of this launch, which torchrun has started again
+            return _gone_on(Run(begun), recipe, place, progress, tensorboard, observers)
         training = _training(recipe, place)
         taken = _started_from(training)
         run, problem = None, ""
@@ -112,25 +114,62 @@ def resume(
     run = Run(path)
     recipe = to_go_on(run, kimg)
     with _session(device) as place:
-        from saddlepoint import distributed
+        return _gone_on(run, recipe, place, progress, tensorboard, observers)
 
-        training = _training(recipe, place)
-        try:
-            _, tensors, values = run.latest()
-            training.load(tensors, values)
-        except CheckpointError:
-            if run.checkpoints():
-                raise
-            print(f"{run.path} has no checkpoint yet: starting from the beginning.", file=sys.stderr)
-            _started_from(training)
-        if distributed.rank() == 0 and recipe != run.recipe:
-            write_json(run.path / "recipe.json", recipes.to_json(recipe))
-        return _fit(run, training, recipe, progress, tensorboard, observers, run.path)
+
+def _gone_on(
+    run: Run,
+    recipe: Recipe,
+    place: torch.device,
+    progress: bool,
+    tensorboard: bool,
+    observers: Sequence[Observer],
+) -> Run:
+    """Load the newest whole checkpoint and go on; returns at once where there is nothing left to do."""
+    from saddlepoint import distributed
+
+    training = _training(recipe, place)
+    try:
+        _, tensors, values = run.latest()
+        training.load(tensors, values)
+    except CheckpointError:
+        if run.checkpoints():
+            raise
+        print(f"{run.path} has no checkpoint yet: starting from the beginning.", file=sys.stderr)
+        _started_from(training)
+    if distributed.restarts()[0] and distributed.rank() == 0:
+        print(f"started again: {run.path} goes on from {training.counters.clock / 1000:g} kimg.", file=sys.stderr)
+    distributed.barrier()  # a first checkpoint of process 0 must not be what a slower process loads
+    if distributed.rank() == 0 and recipe != run.recipe:
+        write_json(run.path / "recipe.json", recipes.to_json(recipe))
+    return _fit(run, training, recipe, progress, tensorboard, observers, run.path)
+
+
+def begun_before(out: str | Path | None, recipe: Recipe) -> Path | None:
+    """The run that this very launch of torchrun began before one of its processes died; None at its first start."""
+    launch = launched()
+    if launch is None or launch[1] == 0:
+        return None
+    if out is not None:
+        found = [Path(out)]
+    else:
+        first = run_folder(None, recipe)
+        count = int(first.name.rpartition("-")[2])
+        found = [first.with_name(f"{first.name[:-3]}{number:03d}") for number in reversed(range(count))]
+    for path in found:
+        if (path / "recipe.json").is_file():
+            run = Run(path)
+            if run.environment.get("launch") == launch[0] and run.recipe == recipe:
+                return path
+    return None
 
 
 def to_go_on(run: Run, kimg: float | None = None) -> Recipe:
     """The run's recipe with a new total length (None: as it is). UserError when the run has seen that much already."""
     recipe = run.recipe if kimg is None else dataclasses.replace(run.recipe, kimg=float(kimg))
+    launch = launched()
+    if launch is not None and launch[1]:
+        return recipe  # started again by torchrun: a process may have died when all was done
     clock = run.clock
     if recipe.kimg * 1000 <= clock:
         clock = int(run.latest()[0].name)  # the newest may be damaged: then its part is played again
@@ -154,9 +193,7 @@ def _training(recipe: Recipe, device: torch.device) -> Training:
 
     source = _source(recipe)
     made = build(recipe)
-    if source is not None and hasattr(made, "meet"):  # a translator keeps held-out examples to show
-        made.meet(source)
-    elif source is not None:  # before the training begins, so that the running average starts there too
+    if source is not None:  # before the training begins, so that the running average starts there too
         images = source(0, 1000, 0, 1000).get("image")
         if images is not None:
             made.prepare(images)
@@ -236,6 +273,7 @@ def _fit(
     from saddlepoint.observers import Checkpoints, Log, Progress, Samples, TensorBoard
     from saddlepoint.report import write_report
 
+    distributed.advise(lambda: _how_to_go_on(path))
     goal = round(recipe.kimg * 1000)
     bar = None
     watching: list[Observer] = []
@@ -265,6 +303,7 @@ def _fit(
             )
             error.add_note(f"The last good checkpoint is {run.clock / 1000:g} kimg.")
             write_report(run)
+        distributed.barrier()  # all have it, and process 0 is still writing
         raise
     finally:
         if bar is not None:
@@ -280,11 +319,24 @@ def _fit(
     return Run(path)
 
 
+def _how_to_go_on(path: Path) -> str:
+    """The end of the message of a death: what is lost, and how the run goes on."""
+    from saddlepoint import distributed
+
+    saved = Run(path).clock if (path / "recipe.json").is_file() else 0
+    kept = f"All up to the checkpoint at {saved / 1000:g} kimg is kept" if saved else "There was no checkpoint yet"
+    done, allowed = distributed.restarts()
+    if done < allowed:
+        return f"{kept}; torchrun starts all again (restart {done + 1} of {allowed}) and the run goes on from there."
+    words = f"torchrun --standalone --nproc-per-node {distributed.world_size()} -m saddlepoint resume"
+    return f"{kept}. Go on with: {words} {shlex.quote(str(path))}"
+
+
 def run_folder(out: str | Path | None, recipe: Recipe) -> Path:
     """The run folder: as given, or the first free runs/SYSTEM-DATA-N."""
     if out is not None:
         return Path(out)
-    stem = "-".join(filter(None, [recipe.system, Path(recipe.data).stem.replace(":", "-")]))
+    stem = "-".join(filter(None, [recipe.system, Path(recipe.data).stem.translate(str.maketrans(":", "-", "{}"))]))
     number = 0
     while (path := Path("runs") / f"{stem}-{number:03d}").exists():
         number += 1
@@ -307,13 +359,8 @@ def _session(device: torch.device | str) -> Iterator[torch.device]:
     """Choose the device and join the processes that torchrun started; leave them at the end."""
     from saddlepoint import distributed
 
-    joined = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    place = distributed.start(choose_device(device))
-    try:
+    with distributed.session(choose_device(device)) as place:
         yield place
-    finally:
-        if joined:
-            distributed.stop()
 
 
 def choose_device(device: torch.device | str = "auto") -> torch.device:

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from saddlepoint.watch import Watch
+
+_watches: list[Watch] = []  # of the group that this process is in: none, or one
 
 
 def world_size() -> int:
@@ -33,14 +38,70 @@ def start(device: torch.device) -> torch.device:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            number, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            dist.init_process_group(backend, store=_store_of_this_attempt(), rank=number, world_size=world)
+        else:
+            dist.init_process_group(backend)
     return device
 
 
-def stop() -> None:
-    """Leave the group, if there is one."""
+def _store_of_this_attempt() -> Any:
+    """torchrun's store, without what earlier attempts left in it.
+
+    torchrun keeps one store over its restarts, and torch before and in 2.13 sets no prefix: processes that were started
+    again would find the addresses of dead ones there and be refused (pytorch issue 135712).
+    """
+    server = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+    )
+    return dist.PrefixStore(f"saddlepoint/attempt-{restarts()[0]}", server)  # type: ignore[attr-defined]
+
+
+def stop(error: BaseException | None = None) -> None:
+    """Leave the group, if there is one. error: what the others hear if this process ends and they do not."""
+    while _watches:
+        _watches.pop().leave(error)
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def session(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun started and leave them at the end; a group that was there before stays.
+
+    From the inside on, a process that dies ends all others (see `watch`).
+    """
+    before = dist.is_available() and dist.is_initialized()
+    place = start(device)
+    if world_size() > 1:
+        _watches.append(Watch(rank(), world_size(), agreed))
+    failed: BaseException | None = None
+    try:
+        yield place
+    except BaseException as error:
+        failed = error
+        if isinstance(error, RuntimeError) and _watches:
+            _watches[-1].settle()
+        raise
+    finally:
+        if before and _watches:
+            _watches.pop().leave(failed)
+        if not before:
+            stop(failed)
+
+
+def advise(advice: Callable[[], str]) -> None:
+    """What to say besides when a process dies: called at that moment."""
+    for watch in _watches:
+        watch.advice = advice
+
+
+def restarts() -> tuple[int, int]:
+    """(how often torchrun has started these processes again, how often it may); zeros without torchrun."""
+    done, allowed = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return done, allowed
 
 
 def leave(status: int) -> NoReturn:

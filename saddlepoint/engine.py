@@ -135,12 +135,11 @@ class EngineTable:
         counters.draw += 1
         if kind == "noise" and last is not None:
             return dataclasses.replace(last, draw=counters.draw, terms=None, kept={}, numbers={})
-        world, share = distributed.world_size(), self._share()
-        first = distributed.rank() * share
-        batch: dict[str, Tensor] = {}
-        if training.source is not None:
-            batch = training.source(counters.cursor, share * world, first, share, self.stage.resolution)
-            batch = {name: self._placed(tensor) for name, tensor in batch.items()}
+        share = self._share()
+        # This process's slice of every micro-batch: what ties the samples of one together sees those of one process.
+        pieces = training.recipe.accumulate if distributed.world_size() > 1 else 1
+        first = distributed.rank() * (share // pieces)
+        batch = self._examples(first, share // pieces, pieces)
         counters.cursor += self.total
         self.uncounted.add(counters.draw)
         return Round(
@@ -153,6 +152,7 @@ class EngineTable:
             first=first,
             size=share,
             total=self.total,
+            pieces=pieces,
             analysis=False,
             device=training.device,
             dtype=training.dtype,
@@ -160,7 +160,18 @@ class EngineTable:
             kept={},
         )
 
+    def _examples(self, first: int, length: int, pieces: int) -> dict[str, Tensor]:
+        """`length` examples from position `first` of each of `pieces` equal parts of the global batch."""
+        if self.training.source is None:
+            return {}
+        cursor, resolution = self.training.counters.cursor, self.stage.resolution
+        starts = range(first, self.total, self.total // pieces)
+        found = [self.training.source(cursor, self.total, start, length, resolution) for start in starts]
+        batch = found[0] if pieces == 1 else {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        return {name: self._placed(tensor) for name, tensor in batch.items()}
+
     def _share(self) -> int:
+        """Samples of this process; UserError where the batch cannot be divided."""
         parts = distributed.world_size() * self.training.recipe.accumulate
         if self.total % parts:
             below, above = self.total // parts * parts, (self.total // parts + 1) * parts

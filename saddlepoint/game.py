@@ -84,8 +84,9 @@ class Round:
 
     Numbers are keyed by (seed, draw, name) and drawn for the *global* batch of `total` samples, then sliced to the
     `size` samples that begin at `first`. Micro-batches, processes and a resumed run therefore see what one
-    uninterrupted process would see. `step` counts rounds played (lazy terms are due by it), `clock` counts images seen
-    (schedules).
+    uninterrupted process would see. A process that takes its share in micro-batches has its slice of each of them:
+    `pieces` equal pieces, total / pieces samples apart, so that the micro-batches of all processes together are those
+    of one. `step` counts rounds played (lazy terms are due by it), `clock` counts images seen (schedules).
     """
 
     batch: Mapping[str, Tensor]
@@ -97,6 +98,7 @@ class Round:
     first: int = 0
     size: int = 1
     total: int = 1
+    pieces: int = 1
     terms: frozenset[str] | None = None
     analysis: bool = True
     player: str = ""
@@ -134,7 +136,12 @@ class Round:
         return self._drawn("common", name, shape, torch.rand)
 
     def _rows(self, kind: str, name: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
-        return self._drawn(kind, name, (self.total, *shape), fill)[self.first : self.first + self.size]
+        numbers = self._drawn(kind, name, (self.total, *shape), fill)
+        length = self.size // self.pieces
+        if self.pieces > 1:
+            numbers = numbers.unflatten(0, (self.pieces, -1))  # [pieces, total / pieces, *shape]
+            return numbers[:, self.first : self.first + length].flatten(0, 1)
+        return numbers[self.first : self.first + length]
 
     def _drawn(self, kind: str, name: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
         key = (self.seed, self.draw, kind, name, shape, self.dtype)
@@ -202,7 +209,12 @@ class Round:
     def part(self, first: int, size: int) -> Round:
         """The samples first ... first + size - 1 of this round's own samples, as a round of its own."""
         batch = {name: tensor[first : first + size] for name, tensor in self.batch.items()}
-        return dataclasses.replace(self, batch=batch, first=self.first + first, size=size)
+        length = self.size // self.pieces
+        piece, offset = divmod(first, length)
+        if offset + size > length and self.pieces > 1:
+            raise ValueError(f"samples {first}+{size} lie in several of the round's pieces of {length}")
+        start = self.first + piece * (self.total // self.pieces) + offset if self.pieces > 1 else self.first + first
+        return dataclasses.replace(self, batch=batch, first=start, size=size, pieces=1)
 
     def split(self, n: int) -> tuple[Round, ...]:
         """n micro-batches of equal size. Their mean loss is this round's loss unless the game couples a batch."""

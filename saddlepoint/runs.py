@@ -301,8 +301,21 @@ def refuse_occupied(path: Path, *, overwrite: bool = False) -> None:
                 f"{path} holds a run already: go on with `saddlepoint resume {path}`, choose another --out, "
                 "or replace it with --overwrite."
             )
-    elif path.is_dir() and any(path.iterdir()):
+    elif path.is_dir() and not _barely_begun(path):
         raise UserError(f"{path} is not empty and not a run: choose another --out.")
+
+
+def _barely_begun(path: Path) -> bool:
+    """Is a folder empty, or left by a process that died while it made a run there (recipe.json comes last)?"""
+    names = {p.name for p in path.iterdir() if not (p.name.startswith(".") and p.name.endswith(".tmp"))}
+    inside = [p for name in ("samples", "checkpoints") if (path / name).is_dir() for p in (path / name).iterdir()]
+    return not names or (names == {"environment.json", "samples", "checkpoints"} and not inside)
+
+
+def launched() -> tuple[str, int] | None:
+    """(id of the launch, how often its processes have been started again) under torchrun; None without it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if name is None else (name, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
 
 def create(
@@ -358,5 +371,6 @@ def environment(command: str = "") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "launch": (launched() or ("",))[0],
         "command": command,
     }

@@ -65,6 +65,14 @@ CASES: dict[str, tuple[Callable[[int], Training], float]] = {
     "consensus on dcgan": (lambda seed: dcgan(seed, operator="consensus", double=True, g=SGD, d=SGD), 1e-9),
     "extragradient": (lambda seed: small(seed, "extragradient", double=True, norm=True, pool=16), 1e-9),
     "micro-batches in every process": (lambda seed: small(seed, pool=16, recipe={"accumulate": 2}), 1e-6),
+    "micro-batches with batch norm": (
+        lambda seed: small(seed, "extragradient", double=True, norm=True, keep=True, recipe={"accumulate": 2}),
+        1e-9,
+    ),
+    "unrolled in micro-batches": (
+        lambda seed: dcgan(seed, operator="unrolled", double=True, accumulate=2, g=SGD, d=SGD),
+        1e-9,
+    ),
     "a schedule": (lambda seed: small(seed, double=True, norm=True, keep=True, start=8, stages=schedule), 1e-9),
     "bf16, NHWC": (lambda seed: dcgan(seed, precision="bf16", channels_last=True), 0.05),
 }
@@ -179,7 +187,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, 
     clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment = clean | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return {
         world: [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]

@@ -75,8 +75,7 @@ def evaluate(argv: list[str]) -> int:
     from saddlepoint.api import choose_device
     from saddlepoint.metrics.scoring import score
 
-    device = distributed.start(choose_device(chosen.device))
-    try:
+    with distributed.session(choose_device(chosen.device)) as device:
         found = [
             score(
                 judged,
@@ -97,8 +96,6 @@ def evaluate(argv: list[str]) -> int:
             )
             for judged in chosen.judged
         ]
-    finally:
-        distributed.stop()
     plain: Any = [evaluation.as_dict() for evaluation in found]
     text = json.dumps(plain[0] if len(plain) == 1 else plain, indent=2, allow_nan=False)
     if chosen.out:

@@ -44,7 +44,8 @@ class Train(Generic[R]):
     preset: str = ""
     """Which preset to start from; the defaults shown here are this one's."""
     data: str = ""
-    """What to train on: the name of a set (see `saddlepoint list data`), a folder of images, or a zip."""
+    """What to train on: the name of a set (see `saddlepoint list data`), a folder of images, a zip, or tar shards
+    (train-{000..009}.tar, or the folder that holds them)."""
     out: str = ""
     """Run folder; without it runs/SYSTEM-DATA-NUMBER."""
     device: Device = "auto"
@@ -84,7 +85,7 @@ def train(argv: list[str]) -> int:
     recipe = api.prepared(chosen.recipe, chosen.data).with_intervals()
     facts = shown_facts(recipe)
     folder = api.run_folder(chosen.out or None, recipe)
-    if chief():
+    if chief() and api.begun_before(chosen.out or None, recipe) is None:
         refuse_occupied(folder, overwrite=chosen.overwrite)  # at once, not after torch and the data have been loaded
     if recipe.init_from:
         source_of(recipe.init_from)

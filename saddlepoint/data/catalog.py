@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from saddlepoint.errors import UserError, nearest
 
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = ("train", "test", "all")
 
 
@@ -151,6 +154,49 @@ def named(spec: str) -> tuple[Entry, str] | None:
     return SETS[name], split or "train"
 
 
+def shard_paths(spec: str) -> list[Path] | None:
+    """The tar shards that `spec` names, in order; None when it names something else.
+
+    One shard (train.tar), a range or a list of them (train-{000..009}.tar, train-{a,b}.tar), or a folder with shards
+    and neither images nor folders in it. Raises UserError for shards that are missing or compressed.
+    """
+    path = Path(spec).expanduser()
+    if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".tar.bz2")):
+        raise UserError(f"{spec!r} is compressed, so no image can be read from its middle; unpack it to a plain .tar.")
+    if path.is_dir():
+        inside = [(entry.name, entry.is_dir()) for entry in os.scandir(path) if not entry.name.startswith(".")]
+        tars = sorted(name for name, folder in inside if name.lower().endswith(".tar") and not folder)
+        other = any(folder or name.lower().endswith(_IMAGES) for name, folder in inside)
+        return [path / name for name in tars] if tars and not other else None
+    if not path.name.lower().endswith(".tar"):
+        return None
+    if path.is_file():
+        return [path]
+    if "{" not in spec:
+        return None
+    found = [Path(name).expanduser() for name in braces(spec)]
+    missing = [str(one) for one in found if not one.is_file()]
+    if missing:
+        more = f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"the shard {missing[0]!r} of {spec!r} is not there{more}.")
+    return found
+
+
+def braces(text: str) -> list[str]:
+    """Every text that "a{00..12}b{x,y}" stands for, as in a shell: numbers keep the width of the first."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", text)
+    if match is None:
+        return [text]
+    first, last, listed = match.groups()
+    if listed is not None:
+        values = listed.split(",")
+    else:
+        if int(last) < int(first):
+            raise UserError(f"the range {match[0]!r} in {text!r} runs downwards.")
+        values = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [whole for value in values for whole in braces(text[: match.start()] + value + text[match.end() :])]
+
+
 def existing_path(spec: str) -> Path:
     """The folder or zip that `spec` names.
 
@@ -160,7 +206,9 @@ def existing_path(spec: str) -> Path:
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
         return path
     if path.exists():
-        raise UserError(f"{spec!r} is neither a folder nor a .zip; a set of images is one of these or a set's name.")
+        raise UserError(
+            f"{spec!r} is neither a folder nor a .zip or .tar; a set of images is one of these or a set's name."
+        )
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     choices = {p.name: str(path.with_name(p.name)) for p in beside if p.is_dir() or p.suffix.lower() == ".zip"}
     if path.name == spec:  # no folder was named
@@ -169,7 +217,7 @@ def existing_path(spec: str) -> Path:
     hint = f"; did you mean {near!r}?" if near else "."
     raise UserError(
         f"{spec!r} is not the name of a set, a folder or a .zip{hint} Sets: {', '.join(SETS)} "
-        f"(each also with :test or :all), or the path of a folder of images or of a .zip."
+        f"(each also with :test or :all), or the path of a folder of images, of a .zip, or of tar shards."
     )
 
 
@@ -190,9 +238,20 @@ def describe(
     from .options import Options
 
     options = Options.parse(resolution, channels, fit, background)
+    if "@" in str(spec):
+        from .classes import chosen_classes
+        from .sets import locate
+
+        if chosen_classes(str(spec)):
+            return options.applied(locate(spec).load(options).facts)
     found = named(str(spec))
     if found:
         return options.applied(found[0].facts(found[1]))
+    shards = shard_paths(str(spec))
+    if shards is not None:
+        from .shards import index
+
+        return options.applied(index(shards, str(spec)).facts())
     from .files import glance
 
     return options.applied(glance(existing_path(str(spec)), str(spec)))

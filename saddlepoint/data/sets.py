@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from saddlepoint.errors import UserError, unknown
 
-from . import files, named, pixels
-from .catalog import Facts, existing_path
+from . import files, named, pixels, shards
+from .catalog import Facts, existing_path, shard_paths
 from .catalog import named as named_set
+from .classes import chosen_classes, pick
 from .files import Problem, Source, shown
 from .options import Options, Resolution
 from .pixels import ImageError, Pixels
@@ -36,13 +37,16 @@ CHECKED = 1 << 28  # bytes up to which a cached set is checked whole: about 0.2 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images of one shape in memory-mapped bytes. All per-image lists have the length of `images`."""
+    """Images of one shape in memory-mapped bytes, or in shards (`shards.Streamed`, decoded when they are asked for).
+
+    All per-image lists have the length of `images`.
+    """
 
     images: NDArray[np.uint8]  # [N, C, H, W]
     labels: NDArray[np.int64] | None  # [N]
-    captions: list[list[str]] | None
-    tags: list[list[str]] | None
-    names: list[str]
+    captions: Sequence[list[str]] | None
+    tags: Sequence[list[str]] | None
+    names: Sequence[str]
     facts: Facts
     problems: list[Problem]  # (file name, what is wrong with it): all that was skipped or is doubtful
 
@@ -62,10 +66,15 @@ class Located:
 def locate(spec: str | Path) -> Located:
     """Find a named set, folder or zip. Raises UserError for what is not there."""
     text = str(spec)
+    if picked := chosen_classes(text):
+        whole, classes = locate(picked[0]), picked[1]
+        return Located(text, f"{whole.key} @ {classes}", lambda options: pick(whole.load(options), classes, picked[0]))
     found = named_set(text)
     if found:
         key, load = named.locate(*found)
         return Located(text, f"{text} {key}", load)
+    if (paths := shard_paths(text)) is not None:
+        return Located(text, shards.key(paths), lambda options: shards.source(paths, text))
     key, read = files.locate(existing_path(text), text)
     return Located(text, key, lambda options: read())
 
@@ -214,7 +223,9 @@ def open_set(
     cache: bool = True,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """A named set ("digits", "fashion-mnist:test"), a folder or a .zip as uint8 images of one shape.
+    """A named set ("digits", "fashion-mnist:test"), a folder, a .zip or tar shards as uint8 images of one shape.
+
+    Shards (a .tar, "train-{000..009}.tar", a folder of them) are not converted but read where they lie (`shards`).
 
     resolution: 64, "64", "64x48" (height x width) or (64, 48); None keeps the images' own size, which must then be one.
     channels: 1, 3 or 4; None keeps what the images have, with transparency composited on `background`.
@@ -230,6 +241,12 @@ def open_set(
     options = Options.parse(resolution, channels, fit, background)
     if on_error not in ON_ERROR:
         raise unknown("on_error", on_error, ON_ERROR)
+    text = str(spec)
+    if not chosen_classes(text) and named_set(text) is None and (paths := shard_paths(text)) is not None:
+        found = _streamed(paths, text, options, on_error, cache, progress)
+        if found.problems and on_error == "refuse":
+            raise refuse(found.problems, text)
+        return found
     located = locate(spec)
     found = converted(located, options, cache=cache, progress=progress)
     if found.problems and on_error == "refuse":
@@ -244,6 +261,17 @@ def converted(located: Located, options: Options, *, cache: bool = True, progres
     memory = io.BytesIO()
     about = _convert(located.load(options), options, located.spec, memory, progress)
     return _assembled(np.frombuffer(memory.getbuffer(), np.uint8).reshape(_shape(about)), about)
+
+
+def _streamed(
+    paths: Sequence[Path], spec: str, options: Options, on_error: str, cache: bool, progress: Progress | None
+) -> ImageSet:
+    """Shards are not converted: an index of them is kept. Skipping needs to know the broken ones: all are decoded."""
+    images, labels, captions, names, facts, problems = shards.opened(
+        paths, spec, options, on_error == "skip", cache, progress
+    )
+    check_count(len(images), spec, problems)
+    return ImageSet(images, labels, captions, None, names, facts, problems)
 
 
 def _through_cache(located: Located, options: Options, progress: Progress | None) -> ImageSet:
