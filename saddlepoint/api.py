@@ -193,7 +193,9 @@ def _training(recipe: Recipe, device: torch.device) -> Training:
 
     source = _source(recipe)
     made = build(recipe)
-    if source is not None:  # before the training begins, so that the running average starts there too
+    if source is not None and hasattr(made, "meet"):  # a translator keeps held-out examples to show
+        made.meet(source)
+    elif source is not None:  # before the training begins, so that the running average starts there too
         images = source(0, 1000, 0, 1000).get("image")
         if images is not None:
             made.prepare(images)
