@@ -45,6 +45,8 @@ class Sample:
     """Class of conditional systems: number or name, several with commas; all draws --n of every class, a row each."""
     truncation: float = 1.0
     """psi of systems that have a mean to be pulled to: below 1 fewer accidents and less variety."""
+    domain: str = ""
+    """Systems of two domains: a, b, or both, the images of a pair beside each other."""
     out: str = "samples.png"
     """File or folder to write; a file of that name is replaced."""
     columns: int = 0
@@ -124,7 +126,7 @@ def _made_again(run: Run, folder: Path, notes: dict[str, Any], device: str) -> t
         recipe = from_json(notes["picture"])
         return render(open_source(run, folder, device).space, recipe), columns_of(recipe), recipe.cell
     game = run.game_at(folder).to(device)
-    given = {name: notes[name] for name in ("truncation", "label") if name in notes}
+    given = {name: notes[name] for name in ("truncation", "label", "domain") if name in notes}
     samples = game.sample(int(notes["n"]), int(notes["seed"]), **given)
     return samples, int(notes.get("columns", 0)), int(notes.get("cell", 96))
 
@@ -174,6 +176,10 @@ def controls(game: Game, recipe: Recipe, chosen: Sample) -> dict[str, Any]:
         if "truncation" not in known:
             raise UserError(f"{recipe.system} has no truncation: leave --truncation out.")
         given["truncation"] = chosen.truncation
+    if chosen.domain:
+        if "domain" not in known:
+            raise UserError(f"{recipe.system} has one domain: leave --domain out.")
+        given["domain"] = chosen.domain
     if chosen.label:
         classes = int(getattr(recipe, "classes", 0))
         if "label" not in known or not classes or not getattr(recipe, "conditional", True):

@@ -48,6 +48,8 @@ SYSTEMS: dict[str, Entry] = {
     "stylegan2": Entry("saddlepoint.recipes.stylegan2", "saddlepoint.systems.stylegan2:StyleGAN2"),
     "stylegan3": Entry("saddlepoint.recipes.stylegan3", "saddlepoint.systems.stylegan3:StyleGAN3"),
     "gan-r1": Entry("saddlepoint.recipes.gan_r1", "saddlepoint.systems.gan_r1:GANR1"),
+    "cogan": Entry("saddlepoint.recipes.cogan", "saddlepoint.systems.cogan:CoGAN"),
+    "sagan": Entry("saddlepoint.recipes.sagan", "saddlepoint.systems.sagan:SAGAN"),
     "r3gan": Entry("saddlepoint.recipes.r3gan", "saddlepoint.systems.r3gan:R3GAN"),
     "pix2pix": Entry("saddlepoint.recipes.pix2pix", "saddlepoint.systems.pix2pix:Pix2Pix"),
     "cyclegan": Entry("saddlepoint.recipes.cyclegan", "saddlepoint.systems.cyclegan:CycleGAN"),

@@ -123,7 +123,7 @@ def native_facts(recipe: Recipe) -> Facts | None:
     """What is known of the recipe's data as they are; None where it has none. UserError if they are not there."""
     if (own := _own_description(recipe)) is not None:
         return own(recipe)
-    if not recipe.data or recipe.data_module:
+    if not recipe.data or (recipe.data_module and not isinstance(recipe, ImageRecipe)):
         return None
     from saddlepoint.data import describe
 
