@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saddlepoint.game import Game
 
 LOADERS: dict[str, str] = {
+    "biggan": "saddlepoint.pretrained.biggan",
     "cyclegan": "saddlepoint.pretrained.cyclegan",
     "gan-r1": "saddlepoint.pretrained.gan_r1",
     "pix2pix": "saddlepoint.pretrained.pix2pix",
