@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from saddlepoint.game import Game, Player, Round
+    from saddlepoint.theory.report import Progress
 
 Images = NDArray[np.float64]  # [N, H, W, C] in [-1, 1]
 CELL, COUNT = 64, 64  # of the stored grids
@@ -322,11 +323,13 @@ def stored_spectrum(run: Run) -> dict[str, Any] | None:
     return max(found, key=lambda point: float(point["kimg"]), default=None)
 
 
-def spectrum(run: Run, batch: int = 64) -> None:
-    """Compute the newest checkpoint's spectrum into RUN/analysis/newest, unless it is there."""
+def spectrum(run: Run, batch: int = 64, progress: Progress | None = None) -> None:
+    """Compute the newest checkpoint's spectrum into RUN/analysis/newest, unless it is there. Minutes for networks."""
     stored = stored_spectrum(run)
     if stored is not None and float(stored["kimg"]) == run.clock / 1000:
         return
     from saddlepoint.figures import analysis
 
-    analysis.write(list(analysis.along(run, last=True, batch=batch)), run.path / "analysis" / "newest")
+    analysis.write(
+        list(analysis.along(run, last=True, batch=batch, progress=progress)), run.path / "analysis" / "newest"
+    )

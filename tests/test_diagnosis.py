@@ -386,6 +386,18 @@ def test_the_command_and_the_page_say_it(finished: Run, tmp_path: Path, capsys: 
     assert all(line.strip() for line in lines(found))
 
 
+def test_the_spectrum_is_computed_once_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = sp.train(sp.recipe("dirac", kimg=0.2), "", tmp_path / "run", progress=False, device="cpu")
+    assert main(["report", str(run.path), "--spectrum"]) == 0
+    assert "What does its spectrum say?" in capsys.readouterr().out
+    stored = (run.path / "analysis" / "newest" / "analysis.json").stat().st_mtime_ns
+    evidence.spectrum(run)
+    assert (run.path / "analysis" / "newest" / "analysis.json").stat().st_mtime_ns == stored
+    point = evidence.stored_spectrum(run)
+    assert point is not None
+    assert point["kimg"] == run.clock / 1000
+
+
 def test_held_out_needs_a_set_with_a_test_split(finished: Run, tmp_path: Path) -> None:
     run = Run(shutil.copytree(finished.path, tmp_path / "first"))
     (run.path / "recipe.json").write_text((run.path / "recipe.json").read_text().replace('"digits"', '"digits:all"'))

@@ -101,7 +101,11 @@ def report(argv: list[str]) -> int:
     if chosen.held_out:
         evidence.held_out(run)
     if chosen.spectrum:
-        evidence.spectrum(run)
+        from saddlepoint.cli.lab import Watch
+
+        watch = Watch()
+        evidence.spectrum(run, progress=watch)
+        watch.end()
     print("\n".join(told(finding) for finding in diagnose(evidence.gathered(run))))
     print(write_report(run))
     return 0
