@@ -70,12 +70,13 @@ def _official(run: Run, averaged: Game, live: Game, out: Path) -> list[str]:
         "G": {k[2:]: v for k, v in both.items() if k.startswith("G.")},
         "D": {k[2:]: v for k, v in both.items() if k.startswith("D.")},
     }
+    notes = {OFFICIAL: json.dumps({"system": run.recipe.system, "config": config})}
     if out.suffix == ".pt":
         stream = io.BytesIO()
-        torch.save({k: {n: t.detach().clone() for n, t in part.items()} for k, part in parts.items()}, stream)
+        states = {k: {n: t.detach().clone() for n, t in part.items()} for k, part in parts.items()}
+        torch.save({**states, **notes}, stream)
         write_bytes(out, stream.getvalue())
     else:
-        notes = {OFFICIAL: json.dumps({"system": run.recipe.system, "config": config})}
         write_bytes(out, _saved({f"{k}.{n}": t for k, part in parts.items() for n, t in part.items()}, notes))
     return [f"{name}: {len(part)} tensors" for name, part in parts.items()]
 

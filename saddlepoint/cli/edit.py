@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,6 +145,8 @@ class Apply(_From):
     """Latents whose styles are put in, one for each image in turn."""
     layers: str = "coarse"
     """Where --mix puts them."""
+    columns: int = 0
+    """Columns of the picture; 0 makes it about square."""
     out: str = "edited.png"
     """The picture to write."""
 
@@ -221,6 +224,8 @@ def _refuse(chosen: Any) -> None:
     """What can be said before torch is imported."""
     if chosen.cell < 0:
         raise UserError(f"--cell is {chosen.cell}; expected 0 or more.")
+    if isinstance(chosen, Apply) and chosen.columns < 0:
+        raise UserError(f"--columns is {chosen.columns}; expected 0 or more.")
     for word in getattr(chosen, "edit", ()):
         _parts(word)
     suffixes = (".png", ".gif", ".mp4") if isinstance(chosen, Interpolate) else (".png",)
@@ -363,8 +368,11 @@ def _apply(chosen: Apply) -> list[str]:
     run, source = _source(chosen)
     more = _shared(chosen, run, source)
     if chosen.mix:
-        return _written(editing.mix(source, chosen.seeds, chosen.mix, chosen.layers, grid=False, **more), chosen.out)
-    return _written(make(source, editing.start(chosen.seeds, **more)), chosen.out)
+        made = editing.mix(source, chosen.seeds, chosen.mix, chosen.layers, grid=False, **more)
+    else:
+        made = make(source, editing.start(chosen.seeds, **more))
+    recipe = dataclasses.replace(made.recipe, columns=chosen.columns)
+    return _written(dataclasses.replace(made, recipe=recipe), chosen.out)
 
 
 def _project(chosen: Project) -> list[str]:

@@ -35,7 +35,7 @@ def refuse_suffix(path: Path) -> None:
     if path.suffix.lower() == ".mp4":
         missing = [name for name in ("imageio", "av") if importlib.util.find_spec(name) is None]
         if missing:
-            raise UserError(f"an mp4 needs {' and '.join(missing)}: install saddlepoint[video], or write a .gif.")
+            raise UserError(f"an mp4 needs {' and '.join(missing)}: pip install 'saddlepoint[video]', or write a .gif.")
 
 
 def save(images: Tensor, path: Path, *, fps: float = 30.0, cell: int = 0, note: str = "") -> None:

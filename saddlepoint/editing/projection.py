@@ -33,6 +33,7 @@ from saddlepoint.game import keyed_generator
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # two batches of images -> [n]
 Told: TypeAlias = Callable[[int, int, float], None]  # (step, steps, mean distance)
+Watch: TypeAlias = Callable[[int, Tensor], None]  # (step, w [n, layers or 1, size])
 SPACES = ("w", "w+", "z")
 LARGEST = 256  # images are reduced to this side before they are compared
 
@@ -187,12 +188,14 @@ def project(
     known: Tensor | None = None,
     seed: int = 0,
     progress: Told | None = None,
+    watch: Watch | None = None,
 ) -> Projection:
     """The latents of images: targets [n, C, H, W] or [C, H, W] in [-1, 1], n at once, each as if it were alone.
 
     space: "w" (the default of systems that have one), "w+", or "z" (the others'). distance: a name of
     `metrics.perceptual` or a function of two batches; "auto" the one that needs no download. noise: optimise the noise
-    images too. known [n, size]: the true w, to measure how far it is. progress: called after each step.
+    images too. known [n, size]: the true w, to measure how far it is. progress: called after each step. watch: is
+    shown w before each.
     UserError for targets of another shape, and for spaces that the system does not have.
     """
     at = where(source)
@@ -206,7 +209,7 @@ def project(
     mean, deviation = _statistics(at, samples, seed, classes)
     search = _Search(at, targets, space, measure, classes, seed)
     search.begin(mean, noise)
-    found, errors = search.run(steps, deviation, rate, noise_weight, known, progress)
+    found, errors = search.run(steps, deviation, rate, noise_weight, known, progress, watch)
     w = search.w.detach()
     maps = {name: x.detach() for name, x in search.noise.items()}
     ws = w.expand(-1, at.layers, -1)
@@ -258,7 +261,14 @@ class _Search:
         return torch.stack(found)
 
     def run(
-        self, steps: int, deviation: float, rate: float, weight: float, known: Tensor | None, progress: Told | None
+        self,
+        steps: int,
+        deviation: float,
+        rate: float,
+        weight: float,
+        known: Tensor | None,
+        progress: Told | None,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Distances and errors of each step, [steps, n]."""
         variables = [self.w, *self.noise.values()]
@@ -277,6 +287,8 @@ class _Search:
                 for variable, slope in zip(variables, torch.autograd.grad(loss, variables), strict=True):
                     variable.grad = slope
                 found.append(distances.detach().float().cpu())
+                if watch:
+                    watch(step, self.w.detach().clone())
                 if known is not None:
                     errors.append(self.error(known, deviation))
                 adam.step()

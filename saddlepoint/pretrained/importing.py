@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def read(file: str | Path) -> Published:
     if path.suffix == ".safetensors":
         return _exported(path)
     found = pickles.read_pickle(path)
-    for fits, reader in READERS:
+    for fits, reader in (*READERS, (_is_exported, _from_exported)):
         if fits(found):
             try:
                 return reader(found)
@@ -63,12 +63,31 @@ def _exported(path: Path) -> Published:
 
     try:
         with safe_open(path, "pt") as file:
-            notes = json.loads((file.metadata() or {}).get(OFFICIAL, "{}"))
+            notes = (file.metadata() or {}).get(OFFICIAL, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{str(path)!r} is not a readable safetensors file: {error}.") from error
+    return _by_our_account(notes, tensors, repr(str(path)))
+
+
+def _is_exported(found: Any) -> bool:
+    return isinstance(found, dict) and isinstance(found.get(OFFICIAL), str)
+
+
+def _from_exported(found: Mapping[str, Any]) -> Published:
+    """The same as three state dicts and the account in a .pt."""
+    parts = {name: found[name] for name in ("G", "D", "G_ema") if isinstance(found.get(name), Mapping)}
+    tensors = {f"{name}.{key}": t for name, part in parts.items() for key, t in pickles.walk(part)}
+    return _by_our_account(found[OFFICIAL], tensors, f"{OFFICIAL} in it")
+
+
+def _by_our_account(text: str, tensors: Mapping[str, Tensor], where: str) -> Published:
+    try:
+        notes = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} does not say what it holds ({error}).") from error
     if not isinstance(notes, dict) or notes.get("system") not in LOADERS or not isinstance(notes.get("config"), dict):
-        raise UserError(f"{str(path)!r} does not say what it holds; expected {KNOWN}.")
+        raise UserError(f"{where} does not say what it holds; expected {KNOWN}.")
     average = {"G." + n.removeprefix("G_ema."): t for n, t in tensors.items() if n.startswith("G_ema.")}
     live = {n: t for n, t in tensors.items() if not n.startswith("G_ema.")}
     return Published(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from saddlepoint import editing
 from saddlepoint.cli import main
-from saddlepoint.editing import again
+from saddlepoint.editing import again, films
 from saddlepoint.editing.recipes import Edit, Mix, PictureRecipe, Sweep, Way, from_json, to_json
 from saddlepoint.errors import UserError
 from saddlepoint.runs import Run
@@ -58,8 +59,10 @@ def test_truncation_mixing_and_an_edit_in_one_picture(run: Run, tmp_path: Path, 
     editing.save_directions(found, kept)
     edits = ["--edit", "sefa:1=2.5@middle", f"{kept}:contrast=-1"]
     words = ["apply", "--seeds", "3:0-2", "8", "--truncation", "0.7", "--mix", "5", "6:1", "--layers", "coarse", *edits]
+    words += ["--columns", "4"]
     assert main(["edit", str(run.path), *words, "--out", str(out)]) == 0
     remade(run, out, capsys)
+    assert Image.open(out).width == 4 * Image.open(out).height + 3 * 6  # gaps of 6 pixels: images enlarged 6 times
     at, sefa = editing.space(run), editing.directions(run, count=2, layers="middle")[1]
     ws = at.truncated(at.styles(at.draw([(3, 0), (3, 1), (3, 2), (8, 0)])), 0.7)
     other = at.truncated(at.styles(at.draw([(5, 0), (6, 1)])), 0.7)
@@ -239,6 +242,12 @@ def test_pixels_that_have_become_others_are_told(run: Run, tmp_path: Path, capsy
 )
 def test_the_command_refuses_in_one_line(words: str, said: str, run: Run, capsys: Capture) -> None:
     assert said in refused(capsys, "edit", run.path, *words.split())
+
+
+def test_an_mp4_without_its_packages_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs imageio and av: pip install 'saddlepoint\[video\]'"):
+        films.refuse_suffix(tmp_path / "x.mp4")
 
 
 def test_help_names_every_task(capsys: Capture) -> None:

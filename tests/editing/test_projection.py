@@ -56,7 +56,13 @@ def test_w_of_a_generated_image_is_found(style: Any) -> None:
     at = editing.space(style)
     w = at.styles(at.draw([(5, 0), (5, 1)]))[:, 0]
     targets = style.sample(0, w=w)
-    found = editing.project(style, targets, steps=100, distance="multiscale", noise=False, samples=500, known=w)
+    seen: list[torch.Tensor] = []
+    found = editing.project(
+        style, targets, steps=100, distance="multiscale", noise=False, samples=500, known=w,
+        watch=lambda step, at_step: seen.append(at_step[:, 0]),
+    )  # fmt: skip
+    apart = (torch.stack(seen) - w).norm(dim=2)
+    assert torch.allclose(found.errors / found.errors[0], apart / apart[0], rtol=1e-4)
     assert found.distances.shape == found.errors.shape == (100, 2)
     assert (found.final < 0.3 * found.distances[0]).all()
     assert (found.errors[-1] < 0.6 * found.errors[0]).all()

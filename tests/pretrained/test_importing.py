@@ -287,7 +287,20 @@ def test_export_and_import_by_the_command(tmp_path: Path, capsys: pytest.Capture
     assert Run(tmp_path / "again").recipe == Run(out).recipe
     assert main(["export", str(out), "--format", "nvidia", "--out", str(tmp_path / "official.pt")]) == 0
     states = torch.load(tmp_path / "official.pt", weights_only=True)
-    assert states.keys() == {"G", "D", "G_ema"} and "synthesis.b8.conv0.weight" in states["G_ema"]
+    assert states.keys() == {"G", "D", "G_ema", "saddlepoint.official"}
+    assert "synthesis.b8.conv0.weight" in states["G_ema"]
+    assert main(["import", str(tmp_path / "official.pt"), "--out", str(tmp_path / "from-pt")]) == 0
+    same_images(Run(tmp_path / "from-pt"), Run(out).game)
+    assert Run(tmp_path / "from-pt").recipe == Run(out).recipe
+    for account, said in (
+        ("{", "does not say what it holds"),
+        ('{"system": "x"}', "expected a pickle"),
+        ("[" * 9999, ""),
+    ):
+        torch.save({**states, "saddlepoint.official": account}, tmp_path / "bad.pt")
+        with pytest.raises(UserError, match=r"bad\.pt") as told:
+            import_run(tmp_path / "bad.pt", tmp_path / "bad")
+        assert said in str(told.value) and "\n" not in str(told.value) and not (tmp_path / "bad").exists()
     assert main(["export", str(out), "--out", str(tmp_path / "own.safetensors")]) == 0
     from safetensors.torch import load_file
 
