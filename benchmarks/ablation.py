@@ -30,7 +30,7 @@ WITHOUT = {  # ingredient -> the settings that switch it off
     "orthogonal initialisation": "+initial=normal",
     "shared embedding": "+shared=false",
     "hierarchical latents": "+hierarchical=false",
-    "half learning rate, two D steps": "+d.lr=2e-4+d.steps=1",
+    "half learning rate, two D steps": "+d.lr=5e-4+d.steps=1",
     "orthogonal regularisation": "+orthogonal=0.0",
     "running average": "+ema_half_life_kimg=0.0",
     "large batches (8 instead)": "+batch=8",

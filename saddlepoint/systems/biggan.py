@@ -52,6 +52,7 @@ from saddlepoint.layers.spectral import (
 from saddlepoint.objectives import at_least_float32, objective
 from saddlepoint.penalties import judge, orthogonal
 from saddlepoint.recipes.biggan import BigGANRecipe
+from saddlepoint.systems.sagan import Attention, looking
 
 # Units of feature maps per resolution (tables 4 to 9): the generator's from 4x4 up, the discriminator's blocks'.
 UNITS = {
@@ -537,6 +538,7 @@ class BigGAN(Game):
         z: Tensor | None = None,
         label: int | float | Sequence[float] | Tensor | None = None,
         truncation: float = 1.0,
+        standing: bool = True,
         batch: int = 64,
     ) -> Tensor:
         """n images in (-1, 1), [n, C, R, R], from the seed or from latents z [n, latent], which are taken as they are.
@@ -544,10 +546,11 @@ class BigGAN(Game):
         label: one class for all, one each, or None for the classes in turn; 2.25 is three quarters of class 2 and a
         quarter of 3; or weights of all classes, float [K] or [n, K]. truncation: 1 is off; below, latents stay within
         +-2 times it, and the norms use statistics of such latents: standing ones, or those of the published tables.
+        standing: without, the running statistics of training (where there are no tables).
         """
         z = self.draw_latents(n, seed, truncation) if z is None else z
         classes = self.classes_of(label, len(z))
-        with self.evaluating(), self.truncated(truncation):
+        with self.evaluating(), self.truncated(truncation if standing or self.recipe.truncation_tables else 1.0):
             if not len(z):
                 return z.new_empty(0, self.recipe.channels, *self.recipe.shape)
             return in_parts(self.generator, z, classes, batch=batch)
@@ -614,23 +617,39 @@ class BigGAN(Game):
         mixed = line(weights[0], weights[1], steps)
         return self.sample(steps, z=z.expand(steps, -1), label=mixed, truncation=truncation)
 
-    def attention_maps(self, z: Tensor, label: Tensor) -> dict[int, Tensor]:
-        """{side: A [N, side^2, side^2 / 4]}: what each position of the generator's maps takes from the pooled ones."""
-        seen: dict[int, Tensor] = {}
+    def attention(
+        self,
+        n: int = 8,
+        seed: int = 0,
+        *,
+        z: Tensor | None = None,
+        label: int | float | Sequence[float] | Tensor | None = None,
+        images: Tensor | None = None,
+        side: int = 0,
+    ) -> Attention:
+        """Where the positions of a generated image look; with `images` [n, C, R, R], where the discriminator looks.
 
-        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, SelfAttention)
-            seen[inputs[0].shape[2]] = layer.weights(inputs[0])
-
-        attending = [layer for layer in self.generator.modules() if isinstance(layer, SelfAttention)]
-        hooks = [layer.register_forward_pre_hook(look) for layer in attending]
-        try:
-            with self.evaluating():
-                self.generator(z, label)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return seen
+        weights[i, y, x] is what position (y, x) of image i takes from each 2x2 of positions; it sums to 1. side: of the
+        maps, where several attend (0: the largest). `sagan.attention_pictures` draws what is found.
+        """
+        player = self.generator if images is None else self.discriminator
+        found: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            layers = [layer for layer in player.modules() if isinstance(layer, SelfAttention)]
+            looked = [stack.enter_context(looking(layer)) for layer in layers]
+            if images is None:
+                images = self.sample(n, seed, z=z, label=label)
+            else:
+                classes = self.classes_of(label, len(images))
+                with self.evaluating():
+                    self.discriminator(images.to(self.device), classes)
+        for seen in looked:
+            a = torch.cat(seen)  # [N, HW, HW/4]
+            h = math.isqrt(a.shape[1])
+            found[h] = a.view(-1, h, h, h // 2, h // 2)
+        if not found or (side and side not in found):
+            raise UserError(f"no maps of side {side or 'any'} attend here; there are: {sorted(found) or 'none'}.")
+        return Attention(images, found[side or max(found)])
 
 
 def matrices(module: nn.Module) -> list[Tensor]:

@@ -279,6 +279,7 @@ class TestTruncation:
         running = stirred(small(standing=0))
         running.load_state_dict(game.state_dict())
         assert not torch.allclose(cut, running.sample(4, truncation=0.2), atol=1e-3)
+        assert torch.equal(running.sample(4, truncation=0.2), game.sample(4, truncation=0.2, standing=False))
         with torch.no_grad():
             game.generator.linear.weight += 0.5 * torch.randn_like(game.generator.linear.weight)
         changed = game.sample(4, truncation=0.2)
@@ -316,11 +317,17 @@ class TestClasses:
         assert game.generator.shared.weight.shape == (1, 5) and game.sample(2).shape == (2, 1, 16, 16)
         train(game, {"image": images(8)})
 
-    def test_attention_maps(self) -> None:
+    def test_where_positions_look(self) -> None:
         game = stirred(small())
-        found = game.attention_maps(game.draw_latents(2), torch.tensor([0, 1]))
-        assert list(found) == [8] and found[8].shape == (2, 64, 16)
-        torch.testing.assert_close(found[8].sum(2), torch.ones(2, 64))
+        found = game.attention(2, label=[0, 1])
+        assert torch.equal(found.images, game.sample(2, label=[0, 1])) and found.weights.shape == (2, 8, 8, 4, 4)
+        torch.testing.assert_close(found.weights.sum((3, 4)), torch.ones(2, 8, 8))
+        judged = game.attention(images=images(3), label=1, side=8)
+        assert judged.weights.shape == (3, 8, 8, 4, 4)
+        with pytest.raises(UserError, match=r"there are: \[8\]"):
+            game.attention(1, side=16)
+        with pytest.raises(UserError, match="none"):
+            small(attention=()).attention(1)
 
 
 class TestErrors:
