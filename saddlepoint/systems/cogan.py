@@ -314,6 +314,10 @@ class CoGAN(Game):
             x = in_parts(made, z, batch=batch)
         return 2 * x - 1 if self.recipe.network == "digits" else x
 
+    def show(self, rows: int = 8) -> tuple[Tensor, int]:
+        """(pairs [4 rows, C, R, 2R], columns): what a run's samples show while it trains."""
+        return self.sample(4 * rows, domain="both"), 4
+
     def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, *, domain: str = "both") -> Tensor:
         """Pairs along the straight line between two latents [latent]: both domains move together."""
         return self.sample(steps, z=line(start, end, steps), domain=domain)

@@ -187,6 +187,8 @@ def test_both_domains_beside_each_other() -> None:
     both = game.sample(3, seed=2, domain="both")
     assert torch.equal(both[..., :16], game.sample(3, seed=2)) and both.shape == (3, 1, 16, 32)
     assert torch.equal(both[..., 16:], game.sample(3, seed=2, domain="b"))
+    pictures, columns = game.show(rows=2)
+    assert columns == 4 and torch.allclose(pictures[:3], game.sample(3, domain="both"), atol=1e-6)
 
 
 def test_interpolation_moves_both() -> None:
