@@ -19,6 +19,7 @@ from saddlepoint import recipes
 from saddlepoint.errors import UserError, unknown
 from saddlepoint.layers.spectral import settled
 from saddlepoint.pretrained.placing import place
+from saddlepoint.pretrained.published import Published, counted, under
 from saddlepoint.recipes.biggan import BigGANRecipe, half_life_kimg
 from saddlepoint.systems.biggan import D_UNITS, UNITS, BigGAN
 
@@ -73,6 +74,25 @@ def load(state: Mapping[str, Tensor], **config: Any) -> BigGAN:
         if parts[letter]:
             fill(game, player, parts[letter])
     return game
+
+
+def is_biggan(found: Any) -> bool:
+    """Is this the content of a file of either code base: a state dict of one network?"""
+    own = ({"linear.weight", "output_layer.2.weight"}, {"linear.weight", "embed.weight"},
+           {"embeddings.weight", "generator.gen_z.weight_orig"})  # fmt: skip
+    names = {str(name).removeprefix("module.") for name in found} if isinstance(found, Mapping) else set()
+    return any(needed <= names for needed in own)
+
+
+def from_biggan(found: Mapping[str, Any]) -> Published:
+    """What G.pth, G_ema.pth or D.pth of BigGAN-PyTorch holds, or pytorch_model.bin of a published deep generator."""
+    state = {str(n).removeprefix("module."): t for n, t in found.items() if isinstance(t, Tensor)}
+    if "embeddings.weight" in state:
+        origin, live = "the PyTorch port of the published biggan-deep", state
+    else:
+        origin, live = "BigGAN-PyTorch", under("D" if "embed.weight" in state else "G", state)
+    said = (counted("read", state), "the epsilons of norms are not in the file: taken as the official defaults")
+    return Published(origin=origin, system="biggan", live=live, said=said)
 
 
 def split(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -212,6 +232,8 @@ def _told_by_discriminator(d: Mapping[str, Tensor], deep: bool) -> dict[str, Any
     first = d["input_conv.weight"] if deep else d["blocks.0.0.conv2.weight"]
     found: dict[str, Any] = {"resolution": resolution, "n_classes": len(d["embed.weight"])}
     found["D_ch"] = len(first) // (D_UNITS[resolution][0] if resolution in D_UNITS else 4)
+    if not deep:
+        found["D_wide"] = len(d["blocks.0.0.conv1.weight"]) == len(first)
     found["D_param"] = "SN" if "linear.u0" in d else "none"
     found["num_D_SVs"] = sum(bool(re.match(r"linear\.u\d+$", n)) for n in d) or 1
     found["D_attn"] = _sides(d, lambda level: 16 if resolution == 32 else max(4, resolution // 2 ** (level + 1)))
@@ -254,8 +276,10 @@ def recipe_of(o: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -
         "official_sides": True,
         "spectral_g": o["G_param"] == "SN",
         "spectral_d": o["D_param"] == "SN",
-        "singular_values": max(int(o.get("num_G_SVs", 1)), int(o.get("num_D_SVs", 1))),
-        "power_iterations": max(int(o.get("num_G_SV_itrs", 1)), int(o.get("num_D_SV_itrs", 1))),
+        "singular_values": int(o.get("num_G_SVs", 1)),
+        "d_singular_values": int(o.get("num_D_SVs", 1)),
+        "power_iterations": int(o.get("num_G_SV_itrs", 1)),
+        "d_power_iterations": int(o.get("num_D_SV_itrs", 1)),
         "spectral_eps": float(o["SN_eps"]),
         "norm": STYLES[o["norm_style"]],
         "norm_eps": float(o["BN_eps"]),

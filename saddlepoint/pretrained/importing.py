@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from saddlepoint.errors import UserError
-from saddlepoint.pretrained import LOADERS, load, nvidia, pickles, rosinality
+from saddlepoint.pretrained import LOADERS, biggan, load, nvidia, pickles, rosinality
 from saddlepoint.pretrained.published import Published, counted
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ MEAN_OF = 4096  # latents whose mean w stands in for one that the file does not 
 OFFICIAL = "saddlepoint.official"  # the key of our own account in a safetensors file's metadata
 KNOWN = (
     "a pickle of NVIDIA's stylegan2-ada-pytorch or stylegan3 or of its TensorFlow predecessors, a checkpoint of "
-    "rosinality/stylegan2-pytorch, or a file of `saddlepoint export --format nvidia`"
+    "rosinality/stylegan2-pytorch, a state dict of BigGAN-PyTorch or of the published biggan-deep, or a file of "
+    "`saddlepoint export --format nvidia`"
 )
 READERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Published]], ...] = (
     (nvidia.is_torch, nvidia.from_torch),
     (nvidia.is_tensorflow, nvidia.from_tensorflow),
     (rosinality.is_rosinality, rosinality.from_rosinality),
+    (biggan.is_biggan, biggan.from_biggan),
 )
 
 

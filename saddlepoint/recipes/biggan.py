@@ -63,8 +63,12 @@ class BigGANRecipe(AdversarialRecipe):
     """Spectral norm on the discriminator's, its class vectors included."""
     singular_values: int = 1
     """How many of each weight's are followed; the largest one divides."""
+    d_singular_values: int = 0
+    """... of the discriminator's; 0 is as many."""
     power_iterations: int = 1
     """Steps of the power iteration per forward pass."""
+    d_power_iterations: int = 0
+    """... of the discriminator's; 0 is as many."""
     spectral_eps: float = 1e-12
     """Least length that its vectors are divided by."""
     norm: Literal["batch", "instance", "none"] = "batch"

@@ -314,7 +314,7 @@ class Generator(nn.Module):
 
     def __init__(self, recipe: BigGANRecipe, classes: int) -> None:
         super().__init__()
-        steps, spectral = generator_steps(recipe), spectral_of(recipe, recipe.spectral_g)
+        steps, spectral = generator_steps(recipe), spectral_of(recipe, "generator")
         self.deep, self.base, self.channels = recipe.network == "deep", recipe.base, recipe.channels
         self.hierarchical, self.class_norm = recipe.hierarchical, recipe.class_norm
         slots = len(steps) + 1 if recipe.hierarchical and not self.deep else 1
@@ -386,7 +386,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, recipe: BigGANRecipe, classes: int) -> None:
         super().__init__()
-        levels, spectral, deep = discriminator_levels(recipe), spectral_of(recipe, recipe.spectral_d), recipe.network
+        levels, spectral, deep = discriminator_levels(recipe), spectral_of(recipe, "discriminator"), recipe.network
         self.projection = recipe.projection
         self.input_conv: nn.Module = nn.Identity()
         if deep == "deep":
@@ -428,11 +428,12 @@ class Discriminator(nn.Module):
             return logit + (self.embed(label) * h).sum(1) if self.projection else logit
 
 
-def spectral_of(recipe: BigGANRecipe, on: bool) -> Spectral:
+def spectral_of(recipe: BigGANRecipe, player: str) -> Spectral:
     """How a network's weights are normalised."""
-    return Spectral(
-        on, recipe.singular_values, recipe.power_iterations, recipe.spectral_eps, stored=recipe.stored_vectors
-    )
+    values, steps, on = recipe.singular_values, recipe.power_iterations, recipe.spectral_g
+    if player == "discriminator":
+        values, steps, on = recipe.d_singular_values or values, recipe.d_power_iterations or steps, recipe.spectral_d
+    return Spectral(on, values, steps, recipe.spectral_eps, stored=recipe.stored_vectors)
 
 
 @torch.no_grad()

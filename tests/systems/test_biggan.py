@@ -365,6 +365,38 @@ class TestErrors:
             pretrained.load("biggan", state)
 
 
+class TestFiles:
+    def test_a_generator_s_file_becomes_a_run(self, tmp_path: Path) -> None:
+        """G_ema.pth as torch.save writes it; nothing but shapes says what it is."""
+        from saddlepoint.pretrained.importing import import_run, read
+
+        made = {"width": 2, "latent": 12, "classes": 3, "norm_eps": 1e-5, "hierarchical": True, "shared": True}
+        game = stirred(build("biggan", "cifar", channels=3, embedding=5, attention=(16,), **made))
+        own = {**dict(game.generator.named_parameters()), **dict(game.generator.named_buffers())}
+        state = {official: own[ours].detach() for ours, official in official_names(game.generator).items()}
+        torch.save(state, tmp_path / "G_ema.pth")
+        assert read(tmp_path / "G_ema.pth").system == "biggan"
+        run = import_run(tmp_path / "G_ema.pth", tmp_path / "run")
+        (checkpoint,) = (run.path / "checkpoints").iterdir()
+        again: Any = run.game_at(checkpoint, averaged=False)
+        assert again.recipe.latent == 12 and again.recipe.attention == (16,) and again.classes == 3
+        z, label = game.draw_latents(3), [0, 1, 2]
+        torch.testing.assert_close(again.sample(3, z=z, label=label), game.sample(3, z=z, label=label))
+
+    def test_a_discriminator_s_file(self) -> None:
+        from saddlepoint.pretrained.biggan import from_biggan, is_biggan
+
+        game = stirred(build("biggan", "cifar", width=2, latent=8, classes=3, wide=False, d_singular_values=2))
+        D = game.discriminator
+        own = {**dict(D.named_parameters()), **dict(D.named_buffers())}
+        state = {"module." + official: own[ours].detach() for ours, official in official_names(D).items()}
+        assert is_biggan(state) and not is_biggan({"linear.weight": torch.zeros(1)}) and not is_biggan([1])
+        again: Any = pretrained.load("biggan", from_biggan(state).live)
+        assert not again.recipe.wide and again.recipe.d_singular_values == 2
+        x, label = images(3, 32, 3), torch.tensor([0, 1, 2])
+        torch.testing.assert_close(again.discriminator.eval()(x, label), D.eval()(x, label))
+
+
 def test_all_norms_are_of_one_kind() -> None:
     kinds = {type(m) for n, m in small().generator.named_modules() if n.rpartition(".")[2] in ("bn1", "bn2")}
     assert kinds == {ConditionalNorm} and isinstance(small().generator.blocks, nn.ModuleList)
