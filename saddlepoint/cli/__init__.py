@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train a system on images, into a run folder", "saddlepoint.cli.train:train"),
     "resume": Command("go on with a run from its newest checkpoint", "saddlepoint.cli.train:resume"),
     "sample": Command("draw samples from a run: a grid, single files or an array", "saddlepoint.cli.sample:sample"),
+    "translate": Command("translate pictures of any size with a trained run", "saddlepoint.cli.translate:translate"),
     "edit": Command("truncate, mix, interpolate, project and move along directions", "saddlepoint.cli.edit:edit"),
     "evaluate": Command("score runs and folders of images against real ones", "saddlepoint.cli.evaluate:evaluate"),
     "import": Command("make a run of published weights; runs nothing in them", "saddlepoint.cli.exchange:import_"),

@@ -61,26 +61,35 @@ class Shared:
     """Statistics that the tiles of one picture share, so that no seam shows where each would have its own.
 
     Every pass over the tiles makes the statistics of one more layer exact; those further in are then those of tiles
-    whose first layers were exact. `next_pass` fixes what the last pass found.
+    whose first layers were exact. `place` says which part of the next tile counts, so that no pixel counts twice;
+    `next_pass` fixes what the last pass found.
     """
 
     def __init__(self) -> None:
         self.fixed: dict[int, tuple[Tensor, Tensor]] = {}
         self.sums: dict[int, tuple[Tensor, Tensor, int]] = {}
+        self.rows, self.columns = (0.0, 1.0), (0.0, 1.0)
+
+    def place(self, rows: tuple[float, float], columns: tuple[float, float]) -> None:
+        """The part of the next tile that counts, as shares of its height and width."""
+        self.rows, self.columns = rows, columns
 
     def next_pass(self) -> None:
         """Mean and variance per channel of what was seen since the last call."""
         self.fixed = {
             key: (total / count, (squares / count - (total / count).square()).clamp_min(0))
             for key, (total, squares, count) in self.sums.items()
+            if count
         }
         self.sums = {}
 
     def normalise(self, layer: nn.Module, x: Tensor, eps: float) -> Tensor:
         """(x - mean) / sqrt(var + eps) with the shared statistics, or in the first pass with each tile's own."""
-        wide = x.double()
+        top, bottom = (round(share * x.shape[2]) for share in self.rows)
+        left, right = (round(share * x.shape[3]) for share in self.columns)
+        wide = x[:, :, top:bottom, left:right].double()
         total, squares, count = self.sums.get(id(layer), (0.0, 0.0, 0))
-        seen = (total + wide.sum((0, 2, 3)), squares + wide.square().sum((0, 2, 3)), count + x.numel() // x.shape[1])
+        seen = (total + wide.sum((0, 2, 3)), squares + wide.square().sum((0, 2, 3)), count + wide.numel() // x.shape[1])
         self.sums[id(layer)] = seen
         if id(layer) not in self.fixed:
             return F.instance_norm(x, eps=eps)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,8 +25,10 @@ from saddlepoint.layers.translation import (
     Noise,
     PixelDiscriminator,
     ResnetGenerator,
+    Shared,
     UnetGenerator,
     init_weights,
+    sharing,
 )
 from saddlepoint.penalties import Critic, between, slope, two_sided
 from saddlepoint.recipes.translation import TranslationRecipe
@@ -162,6 +166,51 @@ class Translator(Game):
                 made.append(cut(network(padded(part, multiple), self._noise(seed, first, len(part))), part))
         return torch.cat(made) if made else x.new_zeros(0, self.outputs, *x.shape[2:])
 
+    def translate_tiled(
+        self,
+        x: Tensor,
+        *,
+        tile: int,
+        overlap: int = -1,
+        passes: int = 2,
+        direction: str = "a-to-b",
+        seed: int = 0,
+    ) -> Tensor:
+        """One large picture [C, H, W] to [C', H, W], tile by tile, so that memory is a tile's.
+
+        overlap: of neighbouring tiles in pixels; -1 takes twice as far as an output pixel sees, at most half a tile:
+        then nothing of a tile's own border is used. Norm layers share their statistics: each of `passes` passes over
+        the tiles before the last makes one more layer exact; 0 lets every tile have its own.
+        """
+        if direction not in self.directions:
+            raise unknown("direction", direction, self.directions)
+        network = self.way(direction)
+        multiple, reach = int(getattr(network, "multiple", 1)), int(getattr(network, "reach", 0))
+        tile = max(2 * multiple, tile // multiple * multiple)
+        overlap = min(tile // 2, 2 * reach if overlap < 0 else overlap)
+        soft = min(32, overlap - 2 * reach if overlap > 2 * reach else overlap // 4)  # pixels over which tiles blend
+        rows, columns = (spans(side, tile, overlap, multiple) for side in x.shape[1:])
+        shared = Shared() if passes and not self._running_norm() else None
+        made = torch.zeros(self.outputs if direction == "a-to-b" else self.inputs, *x.shape[1:])
+        with self.evaluating(), self._test_norm(), sharing(shared):
+            for last in (*(False for _ in range(passes if shared is not None else 0)), True):
+                for row, column in ((r, c) for r in rows for c in columns):
+                    part = x[None, :, row.start : row.stop, column.start : column.stop]
+                    whole = padded(part.to(self.device, dtype_of(self)), multiple)
+                    if shared is not None:
+                        shared.place(row.inside(whole.shape[2]), column.inside(whole.shape[3]))
+                    y = cut(network(whole, self._noise(seed, 0, 1)), part)[0].float().cpu()
+                    if last:
+                        weight = row.weight(y.shape[1], soft)[:, None] * column.weight(y.shape[2], soft)
+                        made[:, row.start : row.stop, column.start : column.stop] += weight * y
+                if shared is not None and not last:
+                    shared.next_pass()
+        return made
+
+    def _running_norm(self) -> bool:
+        """Whether the norms' statistics do not depend on the picture."""
+        return self.recipe.norm == "none" or (self.recipe.norm == "batch" and self.recipe.test_norm == "running")
+
     def _noise(self, seed: int, first: int, count: int) -> Noise | None:
         if not self.recipe.dropout:
             return None
@@ -228,6 +277,45 @@ def factor_at(recipe: TranslationRecipe, clock: int) -> float:
             lr_decay_iters=max(recipe.decay_kimg / unit, 1e-9),
         ),
     )
+
+
+@dataclass(frozen=True)
+class Span:
+    """One axis of a tile: start and stop in the picture, and the core that no other tile has."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+    first: bool
+    last: bool
+
+    def inside(self, length: int) -> tuple[float, float]:
+        """The core as shares of the (padded) tile's length; the last one has the padding as well."""
+        return (self.low - self.start) / length, 1.0 if self.last else (self.high - self.start) / length
+
+    def weight(self, length: int, soft: int) -> Tensor:
+        """[length]: 1 in the core, 0 beyond, linear over `soft` pixels around its ends; tiles add up to 1."""
+        place = torch.arange(self.start, self.start + length) + 0.5
+        width = max(soft, 1e-3)
+        up = torch.ones(length) if self.first else ((place - self.low) / width + 0.5).clamp(0, 1)
+        down = torch.ones(length) if self.last else ((self.high - place) / width + 0.5).clamp(0, 1)
+        return torch.minimum(up, down)
+
+
+def spans(side: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]:
+    """Tiles along one axis: neighbours overlap by `overlap` or more; starts and cores are multiples."""
+    starts = [0]
+    step = max(multiple, (tile - overlap) // multiple * multiple)
+    while starts[-1] + tile < side:
+        starts.append(min(starts[-1] + step, -(-(side - tile) // multiple) * multiple))
+    ends = [(a + tile + b) // 2 // multiple * multiple for a, b in pairwise(starts)]
+    cores = zip([0, *ends], [*ends, side], strict=True)
+    final = len(starts) - 1
+    return [
+        Span(start, min(start + tile, side), low, high, i == 0, i == final)
+        for i, (start, (low, high)) in enumerate(zip(starts, cores, strict=True))
+    ]
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:
