@@ -162,7 +162,7 @@ def tiny() -> BigGANRecipe:
     g, d = (Optimizer(lr=lr, betas=(0.0, 0.999), eps=1e-6, steps=n) for lr, n in ((5e-4, 1), (1e-3, 2)))
     return BigGANRecipe(
         width=32, width_max=128, latent=80, embedding=32, attention=(16,), d_attention=(16,), batch=32,
-        kimg=100, g=g, d=d, spectral_eps=1e-6, ema_half_life_kimg=2.0, precision="bf16", channels_last=True,
+        kimg=80, g=g, d=d, spectral_eps=1e-6, ema_half_life_kimg=2.0, precision="bf16", channels_last=True,
     )  # fmt: skip
 
 

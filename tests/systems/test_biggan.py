@@ -79,7 +79,9 @@ class TestPublishedSizes:
         with torch.device("meta"):
             state = {name: torch.empty(shape) for name, shape in entry["tensors"].items()}
             game = pretrained.load("biggan", state, **entry["config"])
+            told = pretrained.load("biggan", state)
         assert sum(p.numel() for p in game.get_submodule("generator").parameters()) == entry["parameters"] == 50_388_609
+        assert told.recipe == game.recipe  # type: ignore[attr-defined]
 
 
 class TestBlocks:
