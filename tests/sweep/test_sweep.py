@@ -44,6 +44,8 @@ def small(system: str, **overrides: object) -> Recipe:
         least |= {name: {"channel_base": 64, "channel_max": 8} for name in ("g_net", "d_net")}
         if getattr(recipe, "objective", "") == "hinge":  # flat for fakes that are recognised, where nothing shows
             least["objective"] = "nonsaturating"
+        if isinstance(getattr(recipe, "blocks", 1), tuple):
+            del least["blocks"]  # r3gan's are counted by resolution
         narrow = {k: v for k, v in least.items() if k in names}
         side = max(8, recipe.min_resolution)
         data = recipe.data or "digits"  # or a set with two domains
