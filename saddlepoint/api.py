@@ -182,6 +182,8 @@ def to_go_on(run: Run, kimg: float | None = None) -> Recipe:
 
 def default_data(recipe: Recipe) -> str:
     """The embedded default set for recipes that train on images; nothing for games that need no data."""
+    if isinstance(recipe, ImageRecipe) and recipe.data_module and recipe.data:
+        return recipe.data  # a set with two domains
     return "digits" if isinstance(recipe, ImageRecipe) else ""
 
 

@@ -57,6 +57,7 @@ def presets() -> str:
 def data() -> str:
     """Every named set."""
     from saddlepoint.data import SETS
+    from saddlepoint.data.pairs import PAIRS
 
     rows = []
     for entry in SETS.values():
@@ -67,6 +68,12 @@ def data() -> str:
         rows.append([styled(entry.name, BOLD), entry.summary])
         rows.append(["", f"{shape}; {facts.licence}"])
         rows.append(["", entry.obtain])
+    for pair in PAIRS.values():
+        parts = "train, test" if pair.paired else "a, b, test"
+        shape = f"{', '.join(f'{n:,}' for n in pair.counts)} examples ({parts})"
+        rows.append([styled(pair.name, BOLD), f"{pair.summary} (pix2pix, cyclegan)"])
+        rows.append(["", f"{shape}; {pair.licence}"])
+        rows.append(["", pair.obtain])
     note = "Any folder of images and any zip in the layout of NVIDIA's dataset_tool will do as well: --data PATH."
     return f"{_titled('data', rows)}\n\n  {note}"
 

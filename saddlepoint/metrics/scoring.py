@@ -63,6 +63,12 @@ def score(
         found = score_points(run, n=n, seed=seed, checkpoint=checkpoint, averaged=averaged)
         _remember(run, found)
         return found
+    if run is not None and run.recipe.data_module == "saddlepoint.data.paired":
+        raise UserError(
+            f"{what} translates: its output is compared with true partners by "
+            f"`saddlepoint translate {what} --input SET:test --out FOLDER`, or with --truth FOLDER. Score a folder of "
+            "its output here."
+        )
     given = _judged(what, run, seed, checkpoint, averaged, str(device), resolution, controls or {})
     if run is None and not against:
         raise UserError(f"{what}: name the real images to score it against: --against DATA.")

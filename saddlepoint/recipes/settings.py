@@ -26,7 +26,7 @@ RECORDS = (
     "log_kimg", "samples_kimg", "checkpoint_kimg", "keep_checkpoints", "evaluate_every", "evaluate_metric",
     "evaluate_features", "evaluate_n",
 )  # fmt: skip
-BY_DATA = ("resolution", "channels")
+BY_DATA = ("resolution", "channels", "input_channels")
 AUTOMATIC = (*BY_DATA, "log_kimg", "samples_kimg", "checkpoint_kimg")  # 0 is filled in
 AT_LEAST_ZERO = (
     "lr", "eps", "weight_decay", "r1", "r2", "gradient_penalty", "dragan", "drift", "operator_strength", "resolution",
@@ -162,12 +162,21 @@ def changed(recipe: Recipe, facts: Facts | None = None) -> dict[str, Any]:
     """
     preset = preset_of(recipe)
     old, new = flat(preset), flat(recipe)
-    automatic = flat(recipes.resolve(dataclasses.replace(preset, kimg=recipe.kimg), facts).with_intervals())
+    start = dataclasses.replace(preset, kimg=recipe.kimg)
+    automatic = flat(_resolved(start, recipe, facts).with_intervals())
     return {
         path: old[path]
         for path, value in new.items()
         if value != old[path] and not (path in AUTOMATIC and old[path] == 0 and value == automatic[path])
     }
+
+
+def _resolved(start: Recipe, recipe: Recipe, facts: Facts | None) -> Recipe:
+    """`start` with all filled in that the data of `recipe` decide; as it is where they are gone."""
+    if facts is None or _own_description(recipe) is None:
+        return recipes.resolve(start, facts)
+    resolved: Recipe = importlib.import_module(recipe.data_module).resolve(dataclasses.replace(start, data=recipe.data))
+    return resolved
 
 
 def remarks(recipe: Recipe, facts: Facts | None = None) -> dict[str, tuple[str, str]]:
