@@ -58,7 +58,7 @@ class StyleGAN1Recipe(GrowingRecipe):
 def tiny() -> StyleGAN1Recipe:
     """Minutes on two CPU cores: three resolutions up to 32 pixels, narrow layers, which take longer steps."""
     return StyleGAN1Recipe(
-        fmap_base=384, fmap_max=64, latent=64, w=64, mapping_layers=4, kimg=60, stable_kimg=10, fade_kimg=10, batch=16,
+        fmap_base=384, fmap_max=64, latent=64, w=64, mapping_layers=4, kimg=80, stable_kimg=10, fade_kimg=10, batch=16,
         batches=(32, 32, 16, 16), g=moves(5e-3), d=moves(5e-3), penalty=Penalty(r1=0.2), ema_half_life_kimg=1,
         precision="bf16", channels_last=True,
     )  # fmt: skip
