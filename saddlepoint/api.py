@@ -196,7 +196,7 @@ def _training(recipe: Recipe, device: torch.device) -> Training:
     source = _source(recipe)
     made = build(recipe)
     if source is not None and hasattr(made, "meet"):  # a translator keeps held-out examples to show
-        made.meet(source)
+        made.meet(source)  # type: ignore[operator]  # a method, which nn.Module's stubs do not know
     elif source is not None:  # before the training begins, so that the running average starts there too
         images = source(0, 1000, 0, 1000).get("image")
         if images is not None:
