@@ -211,7 +211,7 @@ def _glyphs(entry: PairEntry, split: str) -> tuple[Column, ...]:
     keys_of = lru_cache(1)(keys)
     columns = zip("ab", FONTS, strict=True)
     return tuple(
-        _column(name, f"1 {stamp}", _facts(entry, split, i), keys_of, draw(font))
+        _column(name, f"2 {stamp}", _facts(entry, split, i), keys_of, draw(font))
         for i, (name, font) in enumerate(columns)
     )
 
@@ -263,7 +263,7 @@ def _emoji(entry: PairEntry, split: str) -> tuple[Column, ...]:
         def draw(index: int, size: int) -> Image.Image:
             return named.draw(_drawings(name)[codes()[index]].svg, size)
 
-        return _column(letter, f"1 {stamps}", facts, codes, draw)
+        return _column(letter, f"2 {stamps}", facts, codes, draw)
 
     return tuple(column(position, letter) for position, letter in enumerate("ab"))
 
@@ -301,7 +301,7 @@ def _edges(entry: PairEntry, split: str) -> tuple[Column, ...]:
             return named.draw(_outlines(package)[position][codes()[index]], size)
 
         facts = _facts(entry, split, position, transparent=True)
-        return _column(letter, f"1 {named._stamp(package)}", facts, codes, draw)
+        return _column(letter, f"2 {named._stamp(package)}", facts, codes, draw)
 
     return tuple(column(position, letter) for position, letter in enumerate("ab"))
 
@@ -384,6 +384,6 @@ def _maps(entry: PairEntry, split: str) -> tuple[Column, ...]:
             names = [f"{letter}/{key}" for key in keys()]
             return Source(dataclasses.replace(facts, count=len(names)), names, read, fixed=True)
 
-        return Column(letter, f"1 {facts.name} {letter} {stamp}", load, lambda: facts)
+        return Column(letter, f"2 {facts.name} {letter} {stamp}", load, lambda: facts)
 
     return tuple(column(position, letter) for position, letter in enumerate("ab"))
