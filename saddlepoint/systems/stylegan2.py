@@ -685,7 +685,8 @@ class StyleGAN2(Game):
             self.augment.observe(judged.real, round)
         gain = round.lazy(every, "r1") if every else 0.0
         if gain and penalty.r1:
-            _, squared = slope(self.judged(round, "real"), real, mixed=penalty.mixed)  # by the images before augmentation
+            # by the images before augmentation
+            _, squared = slope(self.judged(round, "real"), real, mixed=penalty.mixed)
             terms["r1"] = gain * penalty.r1 * zero_centred(squared).mean()
         return terms
 
