@@ -21,6 +21,7 @@ LOADERS: dict[str, str] = {
     "biggan": "saddlepoint.pretrained.biggan",
     "cyclegan": "saddlepoint.pretrained.cyclegan",
     "gan-r1": "saddlepoint.pretrained.gan_r1",
+    "gaugan": "saddlepoint.pretrained.gaugan",
     "pix2pix": "saddlepoint.pretrained.pix2pix",
     "progan": "saddlepoint.pretrained.progan",
     "r3gan": "saddlepoint.pretrained.r3gan",

@@ -54,6 +54,7 @@ SYSTEMS: dict[str, Entry] = {
     "r3gan": Entry("saddlepoint.recipes.r3gan", "saddlepoint.systems.r3gan:R3GAN"),
     "pix2pix": Entry("saddlepoint.recipes.pix2pix", "saddlepoint.systems.pix2pix:Pix2Pix"),
     "cyclegan": Entry("saddlepoint.recipes.cyclegan", "saddlepoint.systems.cyclegan:CycleGAN"),
+    "gaugan": Entry("saddlepoint.recipes.gaugan", "saddlepoint.systems.gaugan:GauGAN"),
     "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
     "dirac": Entry("saddlepoint.recipes.dirac", "saddlepoint.systems.dirac:Dirac"),
     "bilinear": Entry("saddlepoint.recipes.bilinear", "saddlepoint.systems.bilinear:Bilinear"),

@@ -1,0 +1,366 @@
+"""GauGAN: Semantic Image Synthesis with Spatially-Adaptive Normalization (Park, Liu, Wang, Zhu 2019, arXiv:1903.07291).
+
+A label map says what is where; normalisation layers that take scale and shift of every pixel from the map (SPADE) carry
+it into every block, so that no norm washes it out. The generator starts from the small map, or from a style vector that
+an encoder finds in a reference picture. Official code: NVlabs/SPADE. Where we differ:
+- one step of the power iteration is made before training begins, so that an untrained network samples sensibly;
+- statistics and spectral vectors are written once a move;
+- the perceptual term needs VGG19's weights, which are given as a file: without it there is no such term, and training
+  says so once;
+- where instances are asked for and the data have none, the edges are those between classes;
+- a generator with a style start paints other sizes too, its first maps resized.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saddlepoint import distributed
+from saddlepoint.errors import UserError, unknown
+from saddlepoint.game import Player, Round, Stage, Terms, keyed_generator
+from saddlepoint.layers.latent import Prior, dtype_of
+from saddlepoint.layers.spade import (
+    VGG19,
+    Features,
+    MultiscaleDiscriminator,
+    SpadeGenerator,
+    StyleEncoder,
+    divergence,
+    feature_matching,
+    over_scales,
+    perceptual,
+    posterised,
+    semantics,
+    starts,
+)
+from saddlepoint.layers.spectral import settled
+from saddlepoint.layers.translation import init_weights
+from saddlepoint.recipes.gaugan import DOUBLINGS, GauGANRecipe
+from saddlepoint.systems.translation import EXAMPLES, Translator, cut, padded
+
+
+class Outside:
+    """A network that a game uses but does not own: in no checkpoint, nobody's parameters, the same in every copy."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def __deepcopy__(self, memo: Any) -> Outside:
+        return self
+
+    def __call__(self, x: Tensor) -> Any:
+        weight = next(self.network.parameters())
+        if (weight.device, weight.dtype) != (x.device, x.dtype):
+            self.network.to(x.device, x.dtype)
+        return self.network(x)
+
+
+class Painter(nn.Module):
+    """The generator as a map from pictures of label maps to pictures, in one style z [1 or N, latent]."""
+
+    def __init__(self, game: GauGAN, z: Tensor | None) -> None:
+        super().__init__()
+        self.game, self.z = (game,), z  # in a tuple: not a part
+        self.multiple = game.generator.multiple
+        self.reach = 2 * self.multiple  # more than a tile should overlap by: the blocks at the start see far
+
+    def forward(self, x: Tensor, noise: Any = None) -> Tensor:
+        game = self.game[0]
+        seg = game.semantics(game.label_of(x), dtype=dtype_of(game))
+        z = None if self.z is None else self.z.expand(len(seg), -1)
+        return game.generator(seg, z, (seg.shape[2] // self.multiple, seg.shape[3] // self.multiple))
+
+
+class GauGAN(Translator):
+    """Hinge loss over scales, feature matching, perceptual distance and the styles' divergence (section 3.2)."""
+
+    averaged = ("generator",)
+    recipe: GauGANRecipe
+
+    def __init__(self, recipe: GauGANRecipe) -> None:
+        checked(recipe)
+        super().__init__(recipe)
+        self.inputs = (recipe.input_channels or recipe.channels) if recipe.levels else 1
+        self.classes = recipe.labels or (recipe.levels**self.inputs if recipe.levels else recipe.classes)
+        if not self.classes:
+            raise UserError(
+                "gaugan does not know how many classes the label maps have: give --labels, or --levels 2 to make maps "
+                "of ordinary pictures."
+            )
+        side = recipe.shape
+        self.register_buffer("examples_a", torch.zeros(EXAMPLES, self.inputs, *side, dtype=torch.uint8))
+        batch_norms = [recipe.norm, recipe.d_norm, *([recipe.e_norm] if recipe.encoder else [])]
+        self.couples = frozenset({"batch-norm"} if "batch" in batch_norms else ())
+        maps = self.classes + recipe.dont_care + recipe.instances
+        self.maps = maps
+        self.generator = SpadeGenerator(
+            maps, self.outputs, recipe.width, start=starts(recipe.resolution, recipe.aspect, recipe.upsampling),
+            upsampling=recipe.upsampling, latent=recipe.latent if recipe.encoder else 0, hidden=recipe.hidden,
+            kernel=recipe.kernel, norm=recipe.norm, spectral=recipe.g_spectral, width_max=recipe.width_max,
+        )  # fmt: skip
+        self.discriminator = MultiscaleDiscriminator(
+            maps + self.outputs, recipe.d_width, recipe.n_layers, recipe.scales, recipe.d_norm, recipe.d_spectral
+        )
+        makers: list[nn.Module] = [self.generator]
+        if recipe.encoder:
+            self.encoder = StyleEncoder(
+                self.outputs, recipe.width, recipe.latent, recipe.e_norm, recipe.e_spectral, recipe.width_max
+            )
+            makers.append(self.encoder)
+        for network in (*makers, self.discriminator):
+            init_weights(network, recipe.init, recipe.init_gain)
+            settled(network, 1)
+        self.prior = Prior(recipe.latent)
+        self.vgg = Outside(read_vgg(recipe.vgg)) if recipe.vgg and recipe.vgg_weight else None
+        self._style: Tensor | None = None
+        self.players = (
+            Player("generator", makers, self.generator_loss, steps=recipe.g.steps),
+            Player("discriminator", self.discriminator, self.discriminator_loss, steps=recipe.d.steps),
+        )
+
+    def stage(self, clock: int) -> Stage:
+        """Both rates at their value for hold_kimg, then linearly to 0 over decay_kimg, once in epoch_kimg."""
+        recipe = self.recipe
+        unit = recipe.epoch_kimg
+        kimg = clock // round(1000 * unit) * unit if unit else clock / 1000
+        factor = 1 - max(0.0, kimg - recipe.hold_kimg) / recipe.decay_kimg if recipe.decay_kimg else 1.0
+        return Stage(settings={n: {"lr": max(0.0, factor) * o.lr} for n, o in recipe.optimizers().items()})
+
+    # ---- label maps
+    def label_of(self, x: Tensor) -> Tensor:
+        """Label map [N, H, W]: of ids as they are, of grey pictures whose values 0 to 255 are ids, or, with `levels`,
+        of pictures by their brightness.
+        """
+        if not x.is_floating_point():
+            return x if x.ndim == 3 else x[:, 0]
+        if self.recipe.levels:
+            return posterised(x, self.recipe.levels)
+        return (x[:, 0].float() * 127.5 + 127.5).round().long()
+
+    def semantics(self, label: Tensor, instance: Tensor | None = None, *, dtype: torch.dtype) -> Tensor:
+        """One-hot map with edges, [N, S, H, W]; UserError names ids that are no class."""
+        recipe = self.recipe
+        borders = (label if instance is None else instance) if recipe.instances else None
+        return semantics(label, self.classes, dont_care=recipe.dont_care, borders=borders, dtype=dtype)
+
+    def given(self, round: Round) -> tuple[Tensor, Tensor]:
+        """(semantics [N, S, H, W], true pictures [N, C, H, W]) of a round."""
+        recipe = self.recipe
+        image = round["b"] if recipe.levels else round["image"] if "image" in round else round["b"]
+        label = self.label_of(round["a"] if recipe.levels else round["label"])
+        instance = round["instance"] if recipe.instances and "instance" in round else None
+        return self.semantics(label, instance, dtype=image.dtype), image
+
+    # ---- the game
+    def fake(self, round: Round) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(semantics, real, fake, divergence [N] of the styles or None)."""
+        seg, real = self.given(round)
+        if not self.recipe.encoder:
+            return seg, real, self.generator(seg), None
+        mu, logvar = self.encoder(real)
+        z = mu + (0.5 * logvar).exp() * round.normal("style", self.recipe.latent)
+        return seg, real, self.generator(seg, z), divergence(mu, logvar)
+
+    def judge(self, seg: Tensor, fake: Tensor, real: Tensor) -> tuple[Features, Features]:
+        """The discriminators' outputs for fake and real, both in one batch."""
+        pairs = [torch.cat([seg, image.to(seg.dtype)], 1) for image in (fake, real)]
+        found = self.discriminator(torch.cat(pairs))
+        halves = [[layer.chunk(2) for layer in scale] for scale in found]
+        first, second = ([[half[i] for half in scale] for scale in halves] for i in (0, 1))
+        return first, second
+
+    def generator_loss(self, round: Round) -> Terms:
+        recipe = self.recipe
+        seg, real, fake, kld = self.fake(round)
+        on_fake, on_real = self.judge(seg, fake, real)
+        terms = {"gan": over_scales(recipe.criterion, on_fake, True, generator=True)}
+        if recipe.feature_matching and recipe.n_layers:
+            terms["feature"] = recipe.feature_matching * feature_matching(on_fake, on_real)
+        if self.vgg is not None:
+            ours, theirs = (self.vgg(rgb(image)) for image in (fake, real.to(fake.dtype)))
+            terms["vgg"] = recipe.vgg_weight * perceptual(ours, theirs)
+        if kld is not None and recipe.kld:  # summed over the whole batch, of which this may be a part
+            terms["kld"] = recipe.kld * round.total * kld.mean()
+        return terms
+
+    def discriminator_loss(self, round: Round) -> Terms:
+        seg, real, fake, _ = self.fake(round)
+        on_fake, on_real = self.judge(seg, fake, real)
+        criterion = self.recipe.criterion
+        return {"fake": over_scales(criterion, on_fake, False), "real": over_scales(criterion, on_real, True)}
+
+    # ---- examples to show
+    def meet(self, source: Any) -> None:
+        """Keep the first held-out examples; say once that there is no perceptual term."""
+        if self.vgg is None and self.recipe.vgg_weight and distributed.rank() == 0:
+            print("note: no weights of VGG19 (--vgg FILE): this trains without the perceptual term.", file=sys.stderr)
+        held_out = getattr(source, "held_out", lambda: None)() or source
+        count = min(EXAMPLES, len(held_out) if hasattr(held_out, "__len__") else EXAMPLES)
+        batch = held_out(0, count, 0, count)
+        first = batch.get("a") if self.recipe.levels else batch.get("label")
+        second = batch.get("image", batch.get("b"))
+        if first is None or second is None:
+            return
+        with torch.no_grad():
+            kept = (first * 127.5 + 127.5).round() if self.recipe.levels else first.unsqueeze(1)
+            self.examples_a[:count] = kept.clamp(0, 255).to(self.examples_a)
+            self.examples_b[:count] = (second * 127.5 + 127.5).round().clamp(0, 255).to(self.examples_b)
+            self.examples_known.copy_(torch.tensor([count, int(getattr(held_out, "paired", True))]))
+
+    def inputs_for(self, n: int, seed: int, direction: str) -> Tensor:
+        """n pictures of label maps: the kept examples, or large random patches where none are."""
+        if self.recipe.levels or int(self.examples_known[0]):
+            return super().inputs_for(n, seed, direction)
+        cpu = torch.device("cpu")
+        rows = [
+            torch.randint(self.classes, (1, 4, 4), generator=keyed_generator(cpu, "inputs", seed, i)) for i in range(n)
+        ]
+        ids = F.interpolate(torch.stack(rows).to(self.device, dtype_of(self)), self.recipe.shape, mode="nearest")
+        return ids / 127.5 - 1
+
+    # ---- use
+    @contextmanager
+    def styled(self, z: Tensor | None) -> Iterator[None]:
+        """Paint in the style z inside."""
+        before, self._style = self._style, z
+        try:
+            yield
+        finally:
+            self._style = before
+
+    def way(self, direction: str) -> nn.Module:
+        return Painter(self, self._style)
+
+    def styles(self, n: int, seed: int = 0) -> Tensor | None:
+        """n random styles [n, latent] from N(0, 1); None for a generator without them."""
+        return self.prior.draw(n, seed, self.device, dtype_of(self)) if self.recipe.encoder else None
+
+    def style_of(self, images: Tensor, seed: int | None = None) -> Tensor:
+        """Styles [N, latent] of reference pictures [N, C, H, W] in [-1, 1]: mu, or with a seed mu + sigma eps, as the
+        official code samples at inference too. UserError without encoder.
+        """
+        if not self.recipe.encoder:
+            raise UserError("this gaugan has no style encoder: train one with --encoder.")
+        with self.evaluating():
+            mu, logvar = self.encoder(images.to(self.device, dtype_of(self)))
+            return mu if seed is None else mu + (0.5 * logvar).exp() * self.prior.draw(
+                len(mu), seed, self.device, mu.dtype
+            )  # fmt: skip
+
+    def sample(
+        self, n: int, seed: int = 0, *, image: Tensor | None = None, direction: str = "a-to-b", batch: int = 16,
+        style: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """n pictures: of `image` (label maps) or of kept examples, each in a style of its own."""
+        x = self.inputs_for(n, seed, direction) if image is None else image[:n]
+        z = self.styles(len(x), seed) if style is None else style
+        return self.translate(x, direction=direction, seed=seed, batch=batch, style=z)
+
+    def translate(
+        self, x: Tensor, *, direction: str = "a-to-b", seed: int = 0, batch: int = 16, style: Tensor | None = None
+    ) -> Tensor:
+        """Label maps, ids [N, H, W] or pictures of them [N, C, H, W], of any size to pictures of the same size.
+
+        style: [latent], [1, latent] or one each; None draws one for all by the seed, so that edits of a map keep the
+        look. Sides are made multiples by repeating or reflecting the border, and cut again.
+        """
+        if direction not in self.directions:
+            raise unknown("direction", direction, self.directions)
+        x = self._picture(x)
+        z = self.styles(1, seed) if style is None else style.to(self.device, dtype_of(self)).view(-1, style.shape[-1])
+        if z is not None:
+            if z.shape[1] != self.recipe.latent or len(z) not in (1, len(x)):
+                raise UserError(
+                    f"styles are [{self.recipe.latent}], for all or one for each of {len(x)} maps, not {list(z.shape)}."
+                )
+            z = z.expand(len(x), -1)
+        made = []
+        with self.evaluating():
+            for first in range(0, len(x), batch):
+                part = x[first : first + batch].to(self.device, dtype_of(self))
+                painter = Painter(self, None if z is None else z[first : first + batch])
+                made.append(cut(painter(padded(part, painter.multiple)), part))
+        return torch.cat(made) if made else x.new_zeros(0, self.outputs, *x.shape[2:])
+
+    def translate_tiled(self, x: Tensor, *, seed: int = 0, **options: Any) -> Tensor:
+        """One large picture of a label map tile by tile, see `Translator.translate_tiled`; one style for all tiles."""
+        with self.styled(self.styles(1, seed)):
+            return super().translate_tiled(x, seed=seed, **options)
+
+    def _picture(self, x: Tensor) -> Tensor:
+        """Label maps as pictures [N, inputs, H, W]. UserError for what is neither."""
+        if not x.is_floating_point():
+            ids = x if x.ndim == 3 else x[:, 0]
+            if self.recipe.levels:
+                raise UserError("this gaugan makes its label maps of pictures (--levels): give it pictures, not ids.")
+            self.semantics(ids[:1, :1, :1] * 0, dtype=torch.float32)
+            if bool((ids < 0).any() or (ids > 255).any()):
+                self.semantics(ids, dtype=torch.float32)  # names them
+            return ids.unsqueeze(1) / 127.5 - 1
+        if x.ndim != 4 or x.shape[1] != self.inputs:
+            raise UserError(f"this gaugan takes pictures [N, {self.inputs}, H, W], not {list(x.shape)}.")
+        return x
+
+    def show(self, rows: int = 8) -> tuple[Tensor, int]:
+        """(pictures, columns) for a grid: map | output | truth, two examples a row; classes in colours."""
+        x, truth = self.examples()
+        x = (x if len(x) else self.inputs_for(4, 0, "a-to-b"))[: 2 * rows]
+        columns = [x if self.recipe.levels else coloured(self.label_of(x), self.classes), self.sample(len(x), image=x)]
+        if truth is not None:
+            columns.append(truth[: len(x)])
+        most = max(column.shape[1] for column in columns)
+        cells = [column[i].to(columns[1]).expand(most, -1, -1) for i in range(len(x)) for column in columns]
+        return torch.stack(cells), 2 * len(columns)
+
+
+def coloured(label: Tensor, classes: int) -> Tensor:
+    """A label map [N, H, W] in colours of its classes, [N, 3, H, W] in [-1, 1]: hues by the golden angle."""
+    ids = torch.arange(max(classes, int(label.max()) + 1 if label.numel() else 1), device=label.device)
+    turns = (ids * 0.381966).unsqueeze(1) + torch.tensor([0.0, 1 / 3, 2 / 3], device=label.device)
+    return (0.8 * torch.cos(2 * torch.pi * turns))[label].movedim(-1, 1)
+
+
+def rgb(image: Tensor) -> Tensor:
+    """Three channels: grey repeated, further channels left out."""
+    return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image[:, :3]
+
+
+def read_vgg(path: str) -> VGG19:
+    """VGG19 from torchvision's file. UserError where it is not there or is something else."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"--vgg {path!r} is not a file; expected torchvision's weights of VGG19 (vgg19-dcbb9e9d.pth).")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"--vgg {path!r} cannot be read as weights: {type(error).__name__}.") from error
+    if not isinstance(state, dict):
+        raise UserError(f"--vgg {path!r} holds a {type(state).__name__}; expected a state dict of VGG19.")
+    return VGG19.of({str(k): v for k, v in state.items() if isinstance(v, Tensor)})
+
+
+def checked(recipe: GauGANRecipe) -> None:
+    """UserError for settings that make no network, each with the nearest that does."""
+    if not recipe.aspect > 0:
+        raise UserError(f"aspect is width over height, not {recipe.aspect}; nearest: 1.")
+    multiple = 1 << DOUBLINGS[recipe.upsampling]
+    if recipe.resolution % multiple or not all(recipe.shape):
+        near = max(1, round(recipe.resolution / multiple)) * multiple
+        near = max(near, multiple * round(recipe.aspect)) if not all(recipe.shape) else near
+        raise UserError(
+            f"gaugan with upsampling={recipe.upsampling} makes pictures whose width is a multiple of {multiple}, not "
+            f"{recipe.shape[0]}x{recipe.resolution}; nearest: resolution={near}."
+        )
+    if recipe.kernel % 2 == 0 or recipe.kernel < 1:
+        raise UserError(f"kernel is an odd number, not {recipe.kernel}; nearest: {max(1, recipe.kernel - 1)}.")
+    for name in ("scales", "n_layers", "hidden", "latent"):
+        if getattr(recipe, name) < 1:
+            raise UserError(f"{name} is at least 1, not {getattr(recipe, name)}; nearest: 1.")
