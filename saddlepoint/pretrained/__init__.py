@@ -23,6 +23,7 @@ LOADERS: dict[str, str] = {
     "gan-r1": "saddlepoint.pretrained.gan_r1",
     "gaugan": "saddlepoint.pretrained.gaugan",
     "pix2pix": "saddlepoint.pretrained.pix2pix",
+    "pix2pixhd": "saddlepoint.pretrained.pix2pixhd",
     "progan": "saddlepoint.pretrained.progan",
     "r3gan": "saddlepoint.pretrained.r3gan",
     "stylegan1": "saddlepoint.pretrained.stylegan1",

@@ -55,6 +55,7 @@ SYSTEMS: dict[str, Entry] = {
     "pix2pix": Entry("saddlepoint.recipes.pix2pix", "saddlepoint.systems.pix2pix:Pix2Pix"),
     "cyclegan": Entry("saddlepoint.recipes.cyclegan", "saddlepoint.systems.cyclegan:CycleGAN"),
     "gaugan": Entry("saddlepoint.recipes.gaugan", "saddlepoint.systems.gaugan:GauGAN"),
+    "pix2pixhd": Entry("saddlepoint.recipes.pix2pixhd", "saddlepoint.systems.pix2pixhd:Pix2PixHD"),
     "toy": Entry("saddlepoint.recipes.toy", "saddlepoint.systems.toy:Toy"),
     "dirac": Entry("saddlepoint.recipes.dirac", "saddlepoint.systems.dirac:Dirac"),
     "bilinear": Entry("saddlepoint.recipes.bilinear", "saddlepoint.systems.bilinear:Bilinear"),
