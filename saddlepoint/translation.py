@@ -116,10 +116,10 @@ def translator(run: Run, checkpoint: str = "", device: str = "cpu", direction: s
 # ---- pictures
 def found(source: str, truth: str, direction: str, recipe: Any) -> Iterator[Picture]:
     """The pictures that `source` names."""
-    from saddlepoint.data import pairs
+    from saddlepoint.data.pair_catalog import PAIRS
     from saddlepoint.data.paired import split_of
 
-    if split_of(source)[0] in pairs.PAIRS:
+    if split_of(source)[0] in PAIRS:
         if truth:
             raise UserError(f"the set {source!r} knows its true partners: leave --truth out.")
         yield from _of_set(source, direction, recipe)

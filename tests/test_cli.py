@@ -31,6 +31,7 @@ from saddlepoint.cli.lab import Analyse, Figures
 from saddlepoint.cli.sample import Sample
 from saddlepoint.cli.show import List, Report
 from saddlepoint.cli.train import Resume, Train
+from saddlepoint.cli.translate import Translate
 from saddlepoint.data.options import BACKGROUNDS, FITS
 from saddlepoint.data.sets import ON_ERROR
 from saddlepoint.recipes import settings
@@ -233,6 +234,7 @@ ROOT = Path(__file__).parents[1]
 FORMS: dict[str, Any] = {
     "resume": Resume, "sample": Sample, "report": Report, "list": List, "data build": Build, "data inspect": Inspect,
     "evaluate": Evaluate, "analyse": Analyse, "figures": Figures, "import": Import, "export": Export,
+    "translate": Translate,
 }  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def presets() -> str:
 def data() -> str:
     """Every named set."""
     from saddlepoint.data import SETS
-    from saddlepoint.data.pairs import PAIRS
+    from saddlepoint.data.pair_catalog import PAIRS
 
     rows = []
     for entry in SETS.values():

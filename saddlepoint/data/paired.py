@@ -30,6 +30,7 @@ from . import pixels
 from .catalog import SPLITS, Facts
 from .files import Problem, Source, shown
 from .options import Options, Resolution
+from .pair_catalog import PAIRS
 from .pixels import ImageError
 from .sets import ON_ERROR, ImageSet, Located, Progress, converted, refuse
 
@@ -118,14 +119,14 @@ def find(spec: str) -> Layout:
     from . import layouts, pairs
 
     name, split = split_of(str(spec))
-    if name.partition(":")[0] in pairs.PAIRS:
+    if name.partition(":")[0] in PAIRS:
         return pairs.layout(str(spec))
     if "/" not in name and not Path(name).expanduser().exists():
-        near = nearest(name, pairs.PAIRS)
+        near = nearest(name, PAIRS)
         hint = f"; did you mean {near!r}?" if near else "."
         raise UserError(
             f"{spec!r} is not the name of a set with two domains, a folder or a .zip{hint} Such sets: "
-            f"{', '.join(pairs.PAIRS)} (each also with :test)."
+            f"{', '.join(PAIRS)} (each also with :test)."
         )
     return layouts.find(name, split)
 

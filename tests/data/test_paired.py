@@ -14,6 +14,7 @@ from PIL import Image
 
 from saddlepoint.data import pairs
 from saddlepoint.data.options import Options
+from saddlepoint.data.pair_catalog import PAIRS
 from saddlepoint.data.paired import Items, find, match, open_items, split_of
 from saddlepoint.data.pixels import from_planes, to_planes
 from saddlepoint.errors import UserError
@@ -197,13 +198,13 @@ def test_maps_survive_in_bytes() -> None:
 class TestNamedSets:
     def test_glyphs_are_there_and_split_by_shape(self) -> None:
         train, test = (find(spec).columns[0].load(Options()).names for spec in ("glyphs", "glyphs:test"))
-        entry = pairs.PAIRS["glyphs"]
+        entry = PAIRS["glyphs"]
         assert (len(train), len(test)) == entry.counts and not set(train) & set(test)
         bold, regular = (np.asarray(pairs.glyph("H", font, 32)) for font in reversed(pairs.FONTS))
         assert bold.mean() < regular.mean() - 5
 
     def test_every_entry_says_where_it_is_from(self) -> None:
-        for entry in pairs.PAIRS.values():
+        for entry in PAIRS.values():
             assert entry.licence and entry.attribution and entry.obtain
             assert len(entry.counts) == (2 if entry.paired else 3)
 

@@ -213,7 +213,8 @@ class TestOfficialWeights:
     def official(self) -> dict[str, Tensor]:
         from saddlepoint.pretrained.r3gan import official_names
 
-        game = build("r3gan", resolution=8, channels=3, widths=(8, 8), groups=(2, 2), blocks=(1,), latent=6)
+        shape: dict[str, Any] = {"widths": (8, 8), "groups": (2, 2), "blocks": (1,), "expansion": 2}
+        game = build("r3gan", resolution=8, channels=3, latent=6, **shape)
         names = official_names(game.generator)
         return {f"Model.{names[n]}": p.detach().clone() for n, p in game.generator.named_parameters()}
 
