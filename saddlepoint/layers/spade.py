@@ -67,13 +67,17 @@ def semantics(
     return seg if borders is None else torch.cat([seg, edges(borders).to(dtype)], 1)
 
 
+def steps_of(picture: Tensor, levels: int) -> Tensor:
+    """Which of `levels` equal steps of brightness every value of a picture in [-1, 1] lies in, whole numbers."""
+    return ((picture + 1) * (levels / 2)).floor().long().clamp(0, levels - 1)
+
+
 def posterised(picture: Tensor, levels: int) -> Tensor:
     """A label map [N, H, W] from a picture [N, C, H, W] in [-1, 1]: each channel cut into `levels` equal steps,
     id = sum_c step_c levels^c.
     """
-    step = ((picture + 1) * (levels / 2)).floor().long().clamp(0, levels - 1)
     weight = levels ** torch.arange(picture.shape[1], device=picture.device)
-    return (step * weight.view(1, -1, 1, 1)).sum(1)
+    return (steps_of(picture, levels) * weight.view(1, -1, 1, 1)).sum(1)
 
 
 # ---- normalisation

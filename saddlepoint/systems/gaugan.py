@@ -40,6 +40,7 @@ from saddlepoint.layers.spade import (
     posterised,
     semantics,
     starts,
+    steps_of,
 )
 from saddlepoint.layers.spectral import settled
 from saddlepoint.layers.translation import init_weights
@@ -310,10 +311,14 @@ class GauGAN(Translator):
         return x
 
     def show(self, rows: int = 8) -> tuple[Tensor, int]:
-        """(pictures, columns) for a grid: map | output | truth, two examples a row; classes in colours."""
+        """(pictures, columns) for a grid: map | output | truth, two examples a row. Classes are in colours, maps made
+        of pictures in the middles of their steps.
+        """
         x, truth = self.examples()
         x = (x if len(x) else self.inputs_for(4, 0, "a-to-b"))[: 2 * rows]
-        columns = [x if self.recipe.levels else coloured(self.label_of(x), self.classes), self.sample(len(x), image=x)]
+        levels = self.recipe.levels
+        seen = (2 * steps_of(x, levels) + 1) / levels - 1 if levels else coloured(self.label_of(x), self.classes)
+        columns = [seen, self.sample(len(x), image=x)]
         if truth is not None:
             columns.append(truth[: len(x)])
         most = max(column.shape[1] for column in columns)

@@ -241,6 +241,13 @@ class TestGame:
         with pytest.raises(UserError, match="--encoder"):
             built("tiny-map").style_of(batch(1)["image"])
 
+    def test_the_grid_shows_the_map_that_the_network_sees(self) -> None:
+        game = built("tiny-map", levels=2, labels=0)
+        assert game.classes == 8
+        images, columns = game.show()
+        assert columns == 4 and images.shape == (8, 3, 32, 32)
+        assert set(images[0].unique().tolist()) <= {-0.5, 0.5}
+
     def test_wrong_ids_and_pictures_are_named_where_maps_are_painted(self) -> None:
         game = built("tiny-map")
         with pytest.raises(UserError, match=r"label id 9 on 1024 pixels"):
