@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from saddlepoint import recipes
+from saddlepoint import pretrained, recipes
 from saddlepoint.engine import Training
 from saddlepoint.errors import UserError
 from saddlepoint.systems import build
@@ -420,3 +420,54 @@ class TestUse:
                 built(**settings)
         with pytest.raises(UserError, match="not in tiles"):
             built(**STREET).translate_tiled(torch.zeros(3, 64, 64), tile=32)
+
+
+class TestPublished:
+    @pytest.mark.parametrize(
+        ("settings", "options"),
+        [
+            ({"labels": 4, "instances": True, "features": 2}, {"label_nc": 4, "instance_feat": True, "feat_num": 2}),
+            (
+                {"labels": 4, "instances": False, "features": 3, "label_features": True},
+                {"label_nc": 4, "no_instance": True, "label_feat": True},
+            ),
+            ({"instances": True, "features": 3}, {"label_nc": 0, "instance_feat": True}),
+            ({"input_channels": 1}, {}),
+            ({"labels": 35, "instances": True, "features": 3}, {}),
+            (
+                {"labels": 4, "instances": True, "network": "local", "enhancers": 2, "fix_global_kimg": 29.75},
+                {"label_nc": 4, "netG": "local", "niter_fix_global": 10},
+            ),
+            (
+                {"labels": 4, "instances": True, "norm": "batch", "gan_mode": "vanilla", "padding": "zero"},
+                {"label_nc": 4, "norm": "batch", "no_lsgan": True},
+            ),
+            ({"labels": 4, "instances": True, "scales": 3, "feature_matching": 0.0},
+             {"label_nc": 4, "no_ganFeat_loss": True}),
+        ],
+    )  # fmt: skip
+    def test_a_recipe_is_found_again_in_tensors_and_official_options(
+        self, settings: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        game = built(**settings)
+        parts = {"G": game.generator, "D": game.discriminator, "E": game.encoder}
+        state = {f"{p}.{k}": v for p, m in parts.items() if m is not None for k, v in m.state_dict().items()}
+        found: Any = pretrained.load("pix2pixhd", state, **options)
+        names = ["labels", "instances", "features", "label_features", "width", "downs", "blocks", "network", "norm"]
+        names += ["padding", "gan_mode", "scales", "n_layers", "feature_matching", "fix_global_kimg"]
+        names += ["e_downs", "e_width"] * (game.encoder is not None)
+        names += ["enhancers", "local_blocks"] * (game.recipe.network == "local")
+        assert {n: getattr(found.recipe, n) for n in names} == {n: getattr(game.recipe, n) for n in names}
+        assert all(torch.equal(found.state_dict()[k], v) for k, v in game.named_parameters())
+        for part in ("G", "D"):
+            alone = {k[2:]: v for k, v in state.items() if k.startswith(f"{part}.")}
+            pretrained.load("pix2pixhd", alone, **options)
+
+    def test_what_does_not_fit_is_named(self) -> None:
+        game = built(labels=4, instances=True)
+        state = {f"G.{k}": v for k, v in game.generator.state_dict().items()}
+        with pytest.raises(UserError, match=r"model\.1\.weight is \[4, 5, 7, 7\], expected \[4, 7, 7, 7\]"):
+            pretrained.load("pix2pixhd", state, label_nc=6)
+        state.pop("G.model.4.bias")
+        with pytest.raises(UserError, match=r"missing \(1\): model\.4\.bias"):
+            pretrained.load("pix2pixhd", state, label_nc=4)
