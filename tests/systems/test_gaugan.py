@@ -218,12 +218,20 @@ class TestGame:
         rates = [game.stage(k).settings["generator"]["lr"] / 1e-4 for k in (0, 1999, 2000, 2999, 3000, 3999, 4000)]
         assert rates == pytest.approx([1, 1, 1, 1, 0.5, 0.5, 0])  # the first epoch after the hold is at the full rate
 
-    def test_in_evaluation_a_map_is_painted_alone_and_an_edit_keeps_what_is_far(self) -> None:
+    def test_in_evaluation_every_map_is_painted_alone(self) -> None:
         game = built("tiny-map", resolution=64, norm="instance")
         label = batch(2, side=64)["label"]
         both = game.translate(label, seed=1)
         assert torch.allclose(both[:1], game.translate(label[:1], seed=1), atol=1e-5)
         assert both.shape == (2, 3, 64, 64) and both.abs().max() <= 1
+
+    def test_an_edit_of_a_region_shows_most_in_it(self) -> None:
+        game = built("tiny-map", resolution=64, init_gain=1.0)
+        label = torch.zeros(1, 64, 64, dtype=torch.long)
+        edited = label.clone()
+        edited[:, 24:32, 24:32] = 2
+        change = (game.translate(label) - game.translate(edited)).abs()[0].amax(0)
+        assert change[24:32, 24:32].mean() > 3 * change[:8].mean()
 
     def test_styles_decide_and_the_seed_decides_styles(self) -> None:
         game = built()
