@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saddlepoint import pretrained, recipes, tracking
@@ -26,29 +25,11 @@ from saddlepoint.penalties import orthogonal
 from saddlepoint.pretrained.biggan import official_name, official_names
 from saddlepoint.systems import build
 from saddlepoint.systems.biggan import BigGAN, matrices
+from tests.parity.official import Official
 
 
-class Case:
-    """The tensors of one case, its options, and how close is close."""
-
-    def __init__(self, parity: Path, name: str) -> None:
-        self.tensors = load_file(parity / "biggan" / f"{name}.safetensors")
-        self.json = json.loads((parity / "biggan" / f"{name}.json").read_text())
-        self.config: dict[str, Any] = self.json["config"]
-        self.tolerance = max(1e-5, 3 * self.json["tolerance"]["float32_vs_float64_max_rel"])
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-    def close(self, name: str, found: Tensor, *, absolute: float = 0.0) -> None:
-        expected = self.tensors[name]
-        assert found.shape == expected.shape, (name, found.shape, expected.shape)
-        error = float((found.detach() - expected).abs().max())
-        scale = max(float(expected.abs().max()), 1e-3)
-        assert error <= max(self.tolerance * scale, absolute), f"{name}: {error / scale:.2g} > {self.tolerance:.2g}"
+class Case(Official):
+    set = "biggan"
 
 
 def played(fn: Callable[[], Any]) -> Any:

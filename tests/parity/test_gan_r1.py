@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from saddlepoint import pretrained
 from saddlepoint.engine import Training
@@ -17,32 +14,14 @@ from saddlepoint.objectives import objective
 from saddlepoint.penalties import between, slope, two_sided
 from saddlepoint.pretrained.gan_r1 import FIRST, LAST, official_name
 from saddlepoint.systems.gan_r1 import sphere
+from tests.parity.official import Official
 
 PLAIN = ("z_dim", "nlabels", "size", "embed_size", "nfilter", "nfilter_max")
 STEPS = ["train_step_standard_real_rmsprop", "train_step_standard_real_fake_adam", "train_step_wgan_wgangp_adam"]
 
 
-class Case:
-    """The tensors of one case, its options, and how close is close."""
-
-    def __init__(self, parity: Path, name: str) -> None:
-        self.tensors = load_file(parity / "gan_stability" / f"{name}.safetensors")
-        self.json = json.loads((parity / "gan_stability" / f"{name}.json").read_text())
-        self.config: dict[str, Any] = self.json["config"]
-        self.tolerance = max(1e-5, 3 * self.json["tolerance"]["against_float64"]["max_rel"])
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-    def close(self, name: str, found: Tensor, *, absolute: float = 0.0) -> None:
-        expected = self.tensors[name]
-        assert found.shape == expected.shape, (name, found.shape, expected.shape)
-        error = float((found.detach() - expected).abs().max())
-        scale = max(float(expected.abs().max()), 1e-3)
-        assert error <= max(self.tolerance * scale, absolute), f"{name}: {error / scale:.2g} > {self.tolerance:.2g}"
+class Case(Official):
+    set = "gan_stability"
 
     def network(self) -> dict[str, Any]:
         return {k: v for k, v in self.config.items() if k in PLAIN}

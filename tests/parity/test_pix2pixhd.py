@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saddlepoint import pretrained
 from saddlepoint.engine import Training
 from saddlepoint.layers.translation import criterion
 from saddlepoint.systems.pix2pixhd import VGG19, edges, feature_matching, halved, instance_mean, over_scales
+from tests.parity.official import Official
 
 LR = 2e-4
 
 
-class Case:
-    """The tensors of one case, its options, and how close is close."""
-
-    def __init__(self, parity: Path, name: str) -> None:
-        self.tensors = load_file(parity / "pix2pixhd" / f"{name}.safetensors")
-        self.json = json.loads((parity / "pix2pixhd" / f"{name}.json").read_text())
-        self.config: dict[str, Any] = self.json["config"]
-        self.tolerance = max(1e-5, 3 * self.json["tolerance"]["against_float64"]["max_rel"])
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-    def close(self, name: str, found: Tensor) -> None:
-        expected = self.tensors[name]
-        assert found.shape == expected.shape, (name, found.shape, expected.shape)
-        error = float((found.detach() - expected).abs().max())
-        scale = max(float(expected.abs().max()), 1e-6)
-        assert error <= self.tolerance * scale, f"{name}: {error / scale:.2g} > {self.tolerance:.2g}"
+class Case(Official):
+    set = "pix2pixhd"
+    least = 1e-6
 
     def gradients(self, key: str, scalar: Tensor, x: Tensor, module: nn.Module) -> None:
         names = self.part(f"grad/{key}")

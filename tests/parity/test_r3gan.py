@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from saddlepoint import pretrained
@@ -18,32 +17,14 @@ from saddlepoint.engine import Training
 from saddlepoint.layers.resample import downsample2d, setup_filter, upsample2d
 from saddlepoint.pretrained.r3gan import PARTS, official_names, recipe_of
 from saddlepoint.systems.r3gan import R3GAN, Block, kernel_of
+from tests.parity.official import Official
 from tests.systems.builders import count
 
 VARIANTS = ["cond", "uncond"]
 
 
-class Case:
-    """The tensors of one case, its options, and how close is close."""
-
-    def __init__(self, parity: Path, name: str) -> None:
-        self.tensors = load_file(parity / "r3gan" / f"{name}.safetensors")
-        self.json = json.loads((parity / "r3gan" / f"{name}.json").read_text())
-        self.config: dict[str, Any] = self.json["config"]
-        self.tolerance = max(1e-5, 3 * self.json["tolerance"]["float32_vs_float64_max_rel"])
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-    def close(self, name: str, found: Tensor | None, *, absolute: float = 0.0) -> None:
-        expected = self.tensors[name]
-        assert found is not None and found.shape == expected.shape, (name, found, expected.shape)
-        error = float((found.detach() - expected).abs().max())
-        scale = max(float(expected.abs().max()), 1e-3)
-        assert error <= max(self.tolerance * scale, absolute), f"{name}: {error / scale:.2g} > {self.tolerance:.2g}"
+class Case(Official):
+    set = "r3gan"
 
 
 def parameters(module: Any) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from saddlepoint import pretrained, tracking
@@ -21,31 +19,13 @@ from saddlepoint.game import Game, Round
 from saddlepoint.layers.modulated import modulated_conv2d
 from saddlepoint.layers.resample import setup_filter
 from saddlepoint.penalties import slope
+from tests.parity.official import Official
 
 LAYERS = ("b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1", "b32.conv0", "b32.conv1")
 
 
-class Case:
-    """The tensors of one case, its options, and how close is close."""
-
-    def __init__(self, parity: Path, name: str) -> None:
-        self.tensors = load_file(parity / "stylegan2" / f"{name}.safetensors")
-        self.json = json.loads((parity / "stylegan2" / f"{name}.json").read_text())
-        self.config: dict[str, Any] = self.json["config"]
-        self.tolerance = max(1e-5, 3 * self.json["tolerance"]["float32_vs_float64_max_rel"])
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-    def close(self, name: str, found: Tensor, *, absolute: float = 0.0) -> None:
-        expected = self.tensors[name]
-        assert found.shape == expected.shape, (name, found.shape, expected.shape)
-        error = float((found.detach() - expected).abs().max())
-        scale = max(float(expected.abs().max()), 1e-3)
-        assert error <= max(self.tolerance * scale, absolute), f"{name}: {error / scale:.2g} > {self.tolerance:.2g}"
+class Case(Official):
+    set = "stylegan2"
 
     def noise(self, tape: str, first: int = 0) -> Callable[..., Tensor]:
         """The recorded noise images of a tape, by the layer's name."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from saddlepoint import pretrained, recipes, tracking
@@ -21,28 +20,11 @@ from saddlepoint.metrics import equivariance as eq
 from saddlepoint.pretrained.stylegan3 import recipe_of
 from saddlepoint.systems import build
 from saddlepoint.systems.stylegan3 import FourierInput, LayerPlan, StyleGAN3, blur, low_pass, modulated_conv2d, plan
+from tests.parity.official import Official
 
 
-class Case:
-    """The tensors of one case, its options, and how close is close."""
-
-    def __init__(self, parity: Path, name: str) -> None:
-        self.tensors = load_file(parity / "stylegan3" / f"{name}.safetensors")
-        about = json.loads((parity / "stylegan3" / f"{name}.json").read_text())
-        self.config: dict[str, Any] = about["config"]
-        self.tolerance = max(1e-5, 3 * about["tolerance"]["float32_vs_float64_max_rel"])
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-    def close(self, name: str, found: Tensor) -> None:
-        expected = self.tensors[name]
-        assert found.shape == expected.shape, (name, found.shape, expected.shape)
-        error = float((found.detach() - expected).abs().max()) / max(float(expected.abs().max()), 1e-3)
-        assert error <= self.tolerance, f"{name}: {error:.2g} > {self.tolerance:.2g}"
+class Case(Official):
+    set = "stylegan3"
 
 
 def named(network: torch.nn.Module) -> dict[str, Tensor]:
