@@ -13,8 +13,6 @@ from saddlepoint.recipes.translation import TranslationRecipe
 SUMMARY = "GauGAN (2019): pictures from painted label maps, the style from another picture (SPADE)"
 DOUBLINGS = {"normal": 5, "more": 6, "most": 7}
 
-Hidden = tyro.conf.Suppress  # type: ignore[type-arg]
-
 
 @dataclass(frozen=True)
 class GauGANRecipe(TranslationRecipe):
@@ -80,16 +78,16 @@ class GauGANRecipe(TranslationRecipe):
     )
     """The discriminators' moves."""
 
-    network: Annotated[Literal["resnet", "unet"], Hidden] = "resnet"
-    blocks: Annotated[int, Hidden] = 0
-    downs: Annotated[int, Hidden] = 0
-    test_norm: Annotated[Literal["image", "running"], Hidden] = "running"
-    dropout: Annotated[bool, Hidden] = False
-    padding: Annotated[Literal["reflect", "replicate", "zero"], Hidden] = "zero"
-    d_network: Annotated[Literal["patch", "pixel"], Hidden] = "patch"
-    gan_mode: Annotated[Literal["lsgan", "vanilla", "wgangp"], Hidden] = "lsgan"
-    gradient_penalty: Annotated[float, Hidden] = 0.0
-    lr_policy: Annotated[Literal["linear", "step", "cosine", "constant"], Hidden] = "linear"
+    network: Annotated[Literal["resnet", "unet"], tyro.conf.Suppress] = "resnet"
+    blocks: Annotated[int, tyro.conf.Suppress] = 0
+    downs: Annotated[int, tyro.conf.Suppress] = 0
+    test_norm: Annotated[Literal["image", "running"], tyro.conf.Suppress] = "running"
+    dropout: Annotated[bool, tyro.conf.Suppress] = False
+    padding: Annotated[Literal["reflect", "replicate", "zero"], tyro.conf.Suppress] = "zero"
+    d_network: Annotated[Literal["patch", "pixel"], tyro.conf.Suppress] = "patch"
+    gan_mode: Annotated[Literal["lsgan", "vanilla", "wgangp"], tyro.conf.Suppress] = "lsgan"
+    gradient_penalty: Annotated[float, tyro.conf.Suppress] = 0.0
+    lr_policy: Annotated[Literal["linear", "step", "cosine", "constant"], tyro.conf.Suppress] = "linear"
 
     paired = True
     optional = ("instance",)
@@ -122,22 +120,20 @@ def _epochs(kimg: float, hold: int, decay: int) -> dict[str, Any]:
 def coco() -> GauGANRecipe:
     """COCO-Stuff at 256x256: 182 classes, don't care, edges of instances: 97 million parameters, 100 epochs."""
     return GauGANRecipe(
-        data="", resolution=256, load_size=286, labels=182, dont_care=True, instances=True, batch=32,
+        resolution=256, load_size=286, labels=182, dont_care=True, instances=True, batch=32,
         **_epochs(118.287, 100, 0),
     )  # fmt: skip
 
 
 def ade20k() -> GauGANRecipe:
     """ADE20K at 256x256: 150 classes and don't care, no instances; 100 epochs and 100 on the way to 0."""
-    return GauGANRecipe(
-        data="", resolution=256, load_size=286, labels=150, dont_care=True, batch=32, **_epochs(20.21, 100, 100)
-    )
+    return GauGANRecipe(resolution=256, load_size=286, labels=150, dont_care=True, batch=32, **_epochs(20.21, 100, 100))
 
 
 def cityscapes() -> GauGANRecipe:
     """Cityscapes at 512x256: 35 classes, edges of instances, 6 doublings; 100 epochs and 100 on the way to 0."""
     return GauGANRecipe(
-        data="", resolution=512, aspect=2.0, upsampling="more", labels=35, instances=True, batch=16,
+        resolution=512, aspect=2.0, upsampling="more", labels=35, instances=True, batch=16,
         **_epochs(2.975, 100, 100),
     )  # fmt: skip
 
