@@ -268,7 +268,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """Patch discriminators on the image and on halves of it: [scale][layer], see `PatchDiscriminator`."""
+    """Patch discriminators on the image and on halves of it: [scale, layer], see `PatchDiscriminator`."""
 
     def __init__(
         self, inputs: int, width: int = 64, n_layers: int = 4, scales: int = 2, norm: str = "instance",
