@@ -7,7 +7,6 @@ Module names are those of the official code (NVlabs/SPADE), but for a spectrally
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -326,74 +325,6 @@ def divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, e^logvar) || N(0, 1)) of each sample, [N, latent] twice -> [N]."""
     mu, logvar = at_least_float32(mu), at_least_float32(logvar)
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
-
-
-# ---- the perceptual term
-class VGG19(nn.Module):
-    """Images [N, 3, H, W] as they are -> relu1_1, relu2_1, relu3_1, relu4_1, relu5_1. Names: torchvision's."""
-
-    TAPS = (1, 6, 11, 20, 29)
-    POOLS = (4, 9, 18, 27)
-    WIDTHS = (64, 64, 128, 128, *(256,) * 4, *(512,) * 5)
-
-    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
-        super().__init__()
-        modules: list[nn.Module] = []
-        for before, after in zip((3, *widths), widths, strict=False):
-            if len(modules) in self.POOLS:
-                modules.append(nn.MaxPool2d(2))
-            modules += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-        self.features = nn.Sequential(*modules)
-        self.eval().requires_grad_(False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        found = []
-        for index, module in enumerate(self.features):
-            x = module(x)
-            if index in self.TAPS:
-                found.append(x)
-        return found
-
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> VGG19:
-        """From torchvision's names ("features.0.weight") or the official code's ("slice1.0.weight"), at any width.
-
-        UserError where a convolution is missing or does not fit the one before.
-        """
-        numbered: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            parts = name.split(".")
-            if len(parts) >= 3 and parts[-2].isdecimal() and parts[-3].startswith(("features", "slice")):
-                numbered.setdefault(int(parts[-2]), {})[parts[-1]] = tensor
-        wanted = convolutions()
-        lacking = [i for i in wanted if {"weight", "bias"} - set(numbered.get(i, {}))]
-        if lacking:
-            raise UserError(f"these are not the weights of VGG19: features.{lacking[0]} is missing.")
-        found = [numbered[i]["weight"] for i in wanted]
-        made = cls([len(w) for w in found])
-        for i, weight in zip(wanted, found, strict=True):
-            layer = made.features[i]
-            assert isinstance(layer, nn.Conv2d)
-            if weight.shape != layer.weight.shape:
-                raise UserError(f"features.{i} of VGG19 is {list(weight.shape)}; expected {list(layer.weight.shape)}.")
-            with torch.no_grad():
-                layer.weight.copy_(weight)
-                layer.bias.copy_(numbered[i]["bias"])  # type: ignore[union-attr]
-        return made
-
-
-def convolutions() -> list[int]:
-    """Places of VGG19's convolutions up to relu5_1 in torchvision's numbering."""
-    return [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28]
-
-
-def perceptual(fake: Iterable[Tensor], real: Iterable[Tensor]) -> Tensor:
-    """sum_i w_i mean |fake_i - real_i| over VGG19's five maps, w = 1/32, 1/16, 1/8, 1/4, 1."""
-    terms = [
-        weight * (at_least_float32(a) - at_least_float32(b)).abs().mean()
-        for weight, a, b in zip((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), fake, real, strict=True)
-    ]
-    return torch.stack(terms).sum()
 
 
 def starts(resolution: int, aspect: float, upsampling: str) -> tuple[int, int]:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from saddlepoint import recipes
 from saddlepoint.errors import UserError, unknown
-from saddlepoint.layers.spade import VGG19
 from saddlepoint.layers.spectral import SpectralNorm
+from saddlepoint.layers.vgg import VGG19
 from saddlepoint.pretrained.placing import place
 from saddlepoint.recipes.gaugan import DOUBLINGS, GauGANRecipe
-from saddlepoint.systems.gaugan import GauGAN, Outside
+from saddlepoint.systems.gaugan import GauGAN
 
 PARTS = {"G": "generator", "D": "discriminator", "E": "encoder"}
 
@@ -78,7 +78,7 @@ def load(state: Mapping[str, Tensor], **config: Any) -> GauGAN:
         if tensors:
             fill(game.get_submodule(PARTS[part]), tensors, f"{part} of gaugan")
     if vgg:
-        game.vgg = Outside(VGG19.of(vgg))
+        game.vgg = VGG19(vgg, "VGG of gaugan")
     return game
 
 

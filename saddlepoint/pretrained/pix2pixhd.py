@@ -16,10 +16,11 @@ from torch import Tensor
 
 from saddlepoint import recipes
 from saddlepoint.errors import UserError, unknown
+from saddlepoint.layers.vgg import VGG19
 from saddlepoint.pretrained.placing import place
 from saddlepoint.recipes.pix2pixhd import CITYSCAPES, Pix2PixHDRecipe
 from saddlepoint.recipes.translation import officially
-from saddlepoint.systems.pix2pixhd import VGG19, Pix2PixHD
+from saddlepoint.systems.pix2pixhd import Pix2PixHD
 
 PARTS = {"G": "generator", "D": "discriminator", "E": "encoder", "VGG": "vgg"}
 # Official options -> settings of ours that take the value as it is.

@@ -16,7 +16,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,6 @@ from saddlepoint.errors import UserError, unknown
 from saddlepoint.game import Player, Round, Stage, Terms, keyed_generator
 from saddlepoint.layers.latent import Prior, dtype_of
 from saddlepoint.layers.spade import (
-    VGG19,
     Features,
     MultiscaleDiscriminator,
     SpadeGenerator,
@@ -36,7 +34,6 @@ from saddlepoint.layers.spade import (
     divergence,
     feature_matching,
     over_scales,
-    perceptual,
     posterised,
     semantics,
     starts,
@@ -44,24 +41,9 @@ from saddlepoint.layers.spade import (
 )
 from saddlepoint.layers.spectral import settled
 from saddlepoint.layers.translation import init_weights
+from saddlepoint.layers.vgg import VGG19, perceptual, read_vgg
 from saddlepoint.recipes.gaugan import DOUBLINGS, GauGANRecipe
 from saddlepoint.systems.translation import EXAMPLES, Translator, cut, padded
-
-
-class Outside:
-    """A network that a game uses but does not own: in no checkpoint, nobody's parameters, the same in every copy."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __deepcopy__(self, memo: Any) -> Outside:
-        return self
-
-    def __call__(self, x: Tensor) -> Any:
-        weight = next(self.network.parameters())
-        if (weight.device, weight.dtype) != (x.device, x.dtype):
-            self.network.to(x.device, x.dtype)
-        return self.network(x)
 
 
 class Painter(nn.Module):
@@ -120,7 +102,7 @@ class GauGAN(Translator):
             init_weights(network, recipe.init, recipe.init_gain)
             settled(network, 1)
         self.prior = Prior(recipe.latent)
-        self.vgg = Outside(read_vgg(recipe.vgg)) if recipe.vgg and recipe.vgg_weight else None
+        self.vgg: VGG19 | None = read_vgg(recipe.vgg) if recipe.vgg and recipe.vgg_weight else None
         self._style: Tensor | None = None
         self.players = (
             Player("generator", makers, self.generator_loss, steps=recipe.g.steps),
@@ -336,20 +318,6 @@ def coloured(label: Tensor, classes: int) -> Tensor:
 def rgb(image: Tensor) -> Tensor:
     """Three channels: grey repeated, further channels left out."""
     return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image[:, :3]
-
-
-def read_vgg(path: str) -> VGG19:
-    """VGG19 from torchvision's file. UserError where it is not there or is something else."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"--vgg {path!r} is not a file; expected torchvision's weights of VGG19 (vgg19-dcbb9e9d.pth).")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"--vgg {path!r} cannot be read as weights: {type(error).__name__}.") from error
-    if not isinstance(state, dict):
-        raise UserError(f"--vgg {path!r} holds a {type(state).__name__}; expected a state dict of VGG19.")
-    return VGG19.of({str(k): v for k, v in state.items() if isinstance(v, Tensor)})
 
 
 def checked(recipe: GauGANRecipe) -> None:

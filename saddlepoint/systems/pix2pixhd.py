@@ -15,7 +15,6 @@ kept. Where we differ:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,15 +35,12 @@ from saddlepoint.layers.translation import (
     norm_layer,
     padding_layers,
 )
+from saddlepoint.layers.vgg import VGG19, perceptual, read_vgg
 from saddlepoint.recipes.pix2pixhd import Pix2PixHDRecipe
 from saddlepoint.schedules import linear_decay
 from saddlepoint.systems.translation import EXAMPLES, Translator, cut, named_uniform, padded
 from saddlepoint.tracking import track
 
-VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of relu1_1, relu2_1, relu3_1, relu4_1, relu5_1
-VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)  # torchvision's numbers in vgg19.features
-VGG_TAPS = (0, 5, 10, 19, 28)  # the convolutions before the ReLUs that are looked at
-VGG_POOLED = (5, 10, 19, 28)  # those that a 2x2 maximum comes before
 PER_CLASS = 1000  # instance ids of Cityscapes: 1000 class + number
 WIDEST = 512  # feature maps of a discriminator
 
@@ -320,61 +316,6 @@ def feature_matching(fake: list[list[Tensor]], real: list[list[Tensor]], n_layer
     return scale * torch.stack(terms).sum()
 
 
-class VGG19(nn.Module):
-    """relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 of VGG19, from pictures as they are, in [-1, 1] (as official).
-
-    The weights are constants that a checkpoint does not carry. state: torchvision's names ("features.0.weight") or the
-    official code's ("slice1.0.weight").
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], where: str = "VGG19") -> None:
-        super().__init__()
-        found = {".".join(name.split(".")[-2:]): tensor for name, tensor in state.items() if "classifier" not in name}
-        for i in VGG_CONVOLUTIONS:
-            for part in ("weight", "bias"):
-                if f"{i}.{part}" not in found:
-                    raise UserError(f"{where} has no {i}.{part}; expected torchvision's vgg19 (features.{i}.{part}).")
-                self.register_buffer(f"{part}{i}", found[f"{i}.{part}"].detach().clone().float(), persistent=False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x, found = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x, []
-        for i in VGG_CONVOLUTIONS:
-            x = F.max_pool2d(x, 2) if i in VGG_POOLED else x
-            weight, bias = self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}")
-            x = F.relu(F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=1))
-            if i in VGG_TAPS:
-                found.append(x)
-        return found
-
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """sum_i w_i mean|V_i(x) - V_i(y)|, w = 1/32, 1/16, 1/8, 1/4, 1."""
-        pairs = zip(VGG_WEIGHTS, self(x), self(y), strict=True)
-        return torch.stack([weight * (a - b).abs().mean() for weight, a, b in pairs]).sum()
-
-
-def read_vgg(path: str) -> VGG19:
-    """VGG19 from torchvision's file. UserError where there is none, or where it holds something else."""
-    place = Path(path).expanduser()
-    if not place.is_file():
-        raise UserError(
-            f"vgg={path!r} is not a file; expected torchvision's vgg19-dcbb9e9d.pth, or vgg='' to do without that term."
-        )
-    try:
-        if place.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(place)
-        else:
-            state = torch.load(place, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"vgg={path!r} cannot be read ({type(error).__name__}); expected vgg19-dcbb9e9d.pth."
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"vgg={path!r} holds no mapping of names to tensors; expected vgg19-dcbb9e9d.pth.")
-    return VGG19(state, where=path)
-
-
 # ---- features of objects
 def class_of(number: int) -> int:
     """The class of an instance id in Cityscapes: the id itself, or 1000 class + number."""
@@ -581,7 +522,7 @@ class Pix2PixHD(Translator):
             matched = feature_matching(on_fake, self.judged(seen, true), recipe.n_layers)
             terms["feature_matching"] = recipe.feature_matching * matched
         if self.vgg is not None and recipe.perceptual:
-            terms["perceptual"] = recipe.perceptual * self.vgg.distance(fake.to(true.dtype), true)
+            terms["perceptual"] = recipe.perceptual * perceptual(self.vgg(fake.to(true.dtype)), self.vgg(true))
         return terms
 
     def discriminator_loss(self, round: Round) -> Terms:

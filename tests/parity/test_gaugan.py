@@ -15,15 +15,14 @@ from saddlepoint.engine import Training
 from saddlepoint.game import Round
 from saddlepoint.layers.spade import (
     SPADE,
-    VGG19,
     SpadeResBlock,
     divergence,
     feature_matching,
     over_scales,
-    perceptual,
     semantics,
     verdict,
 )
+from saddlepoint.layers.vgg import VGG19, perceptual
 from saddlepoint.pretrained.gaugan import fill
 from tests.parity.official import Official
 
@@ -169,7 +168,7 @@ def test_losses(parity: Path) -> None:
 
 def test_perceptual_term(parity: Path) -> None:
     case = Case(parity, "vgg_loss")
-    vgg = VGG19.of(case.part("weights/vgg."))
+    vgg = VGG19(case.part("weights/vgg."))
     x = case["in/x"].clone().requires_grad_()
     maps = vgg(x)
     for name, found in zip(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), maps, strict=True):

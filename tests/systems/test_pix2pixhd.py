@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from saddlepoint import pretrained, recipes
 from saddlepoint.engine import Training
 from saddlepoint.errors import UserError
+from saddlepoint.layers.vgg import CONVOLUTIONS, VGG19, perceptual
 from saddlepoint.systems import build
 from saddlepoint.systems.pix2pixhd import (
-    VGG19,
-    VGG_CONVOLUTIONS,
     MultiscaleDiscriminator,
     class_of,
     clustered,
@@ -60,10 +59,14 @@ def pictures(n: int = 2, side: int = 32, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.rand(n, 3, side, side, generator=generator) * 2 - 1 for name in ("a", "b")}
 
 
+def apart(network: VGG19, x: Tensor, y: Tensor) -> Tensor:
+    return perceptual(network(x), network(y))
+
+
 def vgg(divisor: int = 32) -> VGG19:
     generator, before = torch.Generator().manual_seed(0), 3
     state = {}
-    for i, width in zip(VGG_CONVOLUTIONS, [64] * 2 + [128] * 2 + [256] * 4 + [512] * 5, strict=True):
+    for i, width in zip(CONVOLUTIONS, [64] * 2 + [128] * 2 + [256] * 4 + [512] * 5, strict=True):
         wide = width // divisor
         state[f"features.{i}.weight"] = torch.randn(wide, before, 3, 3, generator=generator) * (2 / 9 / before) ** 0.5
         state[f"features.{i}.bias"], before = torch.zeros(wide), wide
@@ -190,11 +193,11 @@ class TestObjectives:
 
     def test_perceptual_distance(self) -> None:
         network, x = vgg(), torch.rand(1, 3, 32, 32)
-        assert float(network.distance(x, x)) == 0 and float(network.distance(x, 1 - x)) > 0
+        assert float(apart(network, x, x)) == 0 and float(apart(network, x, 1 - x)) > 0
         assert [y.shape[2] for y in network(x)] == [32, 16, 8, 4, 2] and not list(network.parameters())
         assert not network.state_dict(), "a checkpoint does not carry them"
         network.forward = lambda v: [v.mean() * torch.ones(2, 2)] * 5  # type: ignore[method-assign, assignment]
-        assert float(network.distance(x * 0, x * 0 + 1)) == pytest.approx(1.46875)
+        assert float(apart(network, x * 0, x * 0 + 1)) == pytest.approx(1.46875)
 
     def test_it_is_there_with_a_file_only(self, tmp_path: Path) -> None:
         assert "perceptual" not in built().loss("generator", built().round(pictures()))
@@ -203,7 +206,7 @@ class TestObjectives:
         torch.save(state, tmp_path / "vgg.pth")
         game = built(vgg=str(tmp_path / "vgg.pth"))
         terms = game.loss("generator", game.round(pictures()))
-        expected = vgg().distance(game.fake(game.round(pictures())), pictures()["b"])
+        expected = apart(vgg(), game.fake(game.round(pictures())), pictures()["b"])
         assert float(terms["perceptual"]) == pytest.approx(10 * float(expected), rel=1e-5)
         with pytest.raises(UserError, match="is not a file"):
             built(vgg="nowhere.pth")
