@@ -655,15 +655,20 @@ class StyleGAN2(Game):
         """
         every = self.recipe.path_shrink
         rows = slice(-round.first % every, None, every)  # every second sample of the *global* batch
-        ws = self.styles(round, rows, "path.")
-        if not len(ws):  # a micro-batch of one: another one has the sample
-            return 0 * ws.sum()
-        lengths = path_lengths(partial(self.numbered, round, rows), ws)
-        mean = distributed.mean(lengths.mean()) if in_a_move() else lengths.mean()
+        own = len(range(round.size)[rows])
+        # A micro-batch without one takes part with weight 0 (but in the running mean of w), since all processes add up.
+        rows = rows if own else slice(0, 1)
+        lengths = path_lengths(partial(self.numbered, round, rows), self.styles(round, rows, "path."))
+        total, count = (lengths if own else 0 * lengths).sum(), lengths.new_tensor(float(own))
+        if in_a_move():
+            total, count = distributed.mean(total), distributed.mean(count)
+        if not count:
+            return total
+        mean = total / count
         reference = torch.lerp(self.path_length_mean, mean, self.recipe.path_decay)
         track(self.path_length_mean, mean, self.recipe.path_decay)
         round.note("path_length_mean", mean)
-        share = len(ws) * round.total / (round.size * -(-round.total // every))  # 1 unless a batch is cut unevenly
+        share = own * round.total / (round.size * -(-round.total // every))  # 1 unless a batch is cut unevenly
         return share * (lengths - reference).square().mean()
 
     def numbered(self, round: Round, rows: slice, ws: Tensor) -> Tensor:

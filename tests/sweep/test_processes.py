@@ -75,7 +75,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 
 @pytest.mark.parametrize("accumulate", PARTS)
-@pytest.mark.parametrize("processes", [2])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_several_processes_equal_one(
     system: str, processes: int, accumulate: int, results: Callable[[int], Path]
