@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--ada-kimg", type=float, default=100)
     parser.add_argument("--target", type=float, default=0.3)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=NUMBER", help="other settings of both variants")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=Path("runs/ada"))
@@ -72,7 +73,8 @@ def main() -> None:
 
 def setting(data: str, chosen: argparse.Namespace) -> str:
     """What the cells of one table have in common."""
-    return f"{chosen.images} images of {data}, {chosen.resolution} px, R1 {chosen.r1:g}, {chosen.kimg:g} kimg"
+    words = [f"{chosen.images} images of {data}", f"{chosen.resolution} px", f"R1 {chosen.r1:g}"]
+    return ", ".join([*words, *chosen.set, f"{chosen.kimg:g} kimg"])
 
 
 def store(path: Path, cells: dict[str, Any]) -> None:
@@ -106,7 +108,8 @@ def trained(data: str, variant: str, seed: int, chosen: argparse.Namespace) -> R
     import saddlepoint as sp
 
     torch.set_num_threads(1)
-    folder = chosen.work / "-".join(str(v) for v in (data, variant, seed, chosen.images, chosen.resolution, chosen.r1))
+    words = (data, variant, seed, chosen.images, chosen.resolution, chosen.r1, *chosen.set)
+    folder = chosen.work / "-".join(map(str, words))
     if (folder / "recipe.json").exists():
         run = sp.load(folder)
         if run.clock < chosen.kimg * 1000:
@@ -126,6 +129,7 @@ def trained(data: str, variant: str, seed: int, chosen: argparse.Namespace) -> R
         "penalty.r1": chosen.r1,
         "batch": chosen.batch,
         "path_length": 0.0,
+        **{key: json.loads(value) for key, value in (word.split("=") for word in chosen.set)},
     }
     recipe = sp.recipe("stylegan2", "tiny", seed=seed, **size, **pace, **settings)
     few_images = str(few(data, chosen.images, chosen.resolution, seed, chosen.work))

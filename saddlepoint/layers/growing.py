@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Round, Stage
+from saddlepoint.game import Round, Stage
 from saddlepoint.layers.convolution import halvings
 from saddlepoint.layers.equalised import EqualisedConv2d, EqualisedLinear, MinibatchStd
+from saddlepoint.layers.latent import LatentGame
 from saddlepoint.layers.residual import doubled, halved
 from saddlepoint.recipes.growing import GrowingRecipe, Level
 
@@ -200,7 +201,7 @@ def deviation(group: int, features: int = 1) -> nn.Module | None:
 
 
 # ---- the game
-class GrowingGame(Game):
+class GrowingGame(LatentGame):
     """Schedule and levels; subclasses add the networks `generator` and `discriminator`, both `Growing`."""
 
     averaged = ("generator",)

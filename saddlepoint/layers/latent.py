@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +48,25 @@ def line(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """`steps` latents on the straight line from start [size] to end [size], both included, [steps, size]."""
     t = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype).unsqueeze(1)
     return torch.lerp(start.unsqueeze(0), end.unsqueeze(0), t)
+
+
+class LatentGame(Game):
+    """A game whose generator makes samples of latents: `sample(n, seed, *, z=None, ...)` takes them as z."""
+
+    prior: Prior
+
+    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
+        """n latents [n, latent] from the prior, a pure function of the seed."""
+        return self.prior.draw(n, seed, self.device, dtype_of(self))
+
+    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, **controls: Any) -> Tensor:
+        """Samples [steps, ...] along the straight line between two latents [latent]; controls as of `sample`.
+
+        Where `sample` takes a label all are of class 0 unless it says otherwise: in turn, classes would hide the path.
+        """
+        if "label" in inspect.signature(self.sample).parameters:
+            controls.setdefault("label", 0)
+        return self.sample(steps, z=line(start, end, steps), **controls)
 
 
 def chosen_labels(label: int | list[int] | Tensor | None, n: int, classes: int, device: torch.device) -> Tensor:

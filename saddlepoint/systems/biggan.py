@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Player, Round, Stage, Terms
+from saddlepoint.game import Player, Round, Stage, Terms
 from saddlepoint.layers.attention import SelfAttention
 from saddlepoint.layers.conditional import (
     ConditionalNorm,
@@ -37,7 +37,7 @@ from saddlepoint.layers.conditional import (
     standing_statistics,
     truncated,
 )
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, in_parts, line
+from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, dtype_of, in_parts, line
 from saddlepoint.layers.residual import doubled, halved
 from saddlepoint.layers.spectral import (
     ClassTable,
@@ -453,7 +453,7 @@ def initialise(module: nn.Module, kind: str) -> None:
 
 
 # ---- the game
-class BigGAN(Game):
+class BigGAN(LatentGame):
     """D minimises max(0, 1 - D(x, y)) + max(0, 1 + D(G(z, c), c)), G -D(G(z, c), c) + beta |W W^T off diagonal|^2."""
 
     averaged = ("generator",)
@@ -596,18 +596,6 @@ class BigGAN(Game):
             z = self.draw_latents(STATISTICS_BATCH, seed, truncation)
             self.generator(z, self.classes_of(None, STATISTICS_BATCH))
             yield
-
-    def interpolate(
-        self,
-        start: Tensor,
-        end: Tensor,
-        steps: int = 8,
-        *,
-        label: int | float | Tensor | None = 0,
-        truncation: float = 1.0,
-    ) -> Tensor:
-        """Images [steps, C, R, R] along the straight line between two latents [latent], all of one class."""
-        return self.sample(steps, z=line(start, end, steps), label=label, truncation=truncation)
 
     def interpolate_classes(
         self, z: Tensor, first: int, second: int, steps: int = 8, *, truncation: float = 1.0

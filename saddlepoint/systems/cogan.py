@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError, unknown
-from saddlepoint.game import Game, Move, Player, Round, Terms
+from saddlepoint.game import Move, Player, Round, Terms
 from saddlepoint.layers.convolution import halvings
 from saddlepoint.layers.dense import dropout
-from saddlepoint.layers.latent import Prior, dtype_of, in_parts, line
+from saddlepoint.layers.latent import LatentGame, Prior, in_parts, line
 from saddlepoint.layers.normalisation import BatchNorm
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
@@ -218,7 +218,7 @@ def initialise(module: nn.Module, network: str) -> None:
                 nn.init.constant_(layer.bias, 0.1 if network == "digits" else 0.0)
 
 
-class CoGAN(Game):
+class CoGAN(LatentGame):
     """The discriminators minimise the sum of their cross entropies, the generators -log s(f(g(z))), one z for both."""
 
     averaged = ("generator",)
@@ -293,10 +293,6 @@ class CoGAN(Game):
         return {"gan": self.objective.generator(logits, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, domain: str = "a", batch: int = 256) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent].
 
@@ -318,7 +314,7 @@ class CoGAN(Game):
         """(pairs [4 rows, C, R, 2R], columns): what a run's samples show while it trains."""
         return self.sample(4 * rows, domain="both"), 4
 
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, *, domain: str = "both") -> Tensor:
+    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, *, domain: str = "both") -> Tensor:  # type: ignore[override]
         """Pairs along the straight line between two latents [latent]: both domains move together."""
         return self.sample(steps, z=line(start, end, steps), domain=domain)
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Move, Player, Round, Stage, Terms
+from saddlepoint.game import Move, Player, Round, Stage, Terms
 from saddlepoint.layers.convolution import UpConv, halvings, normal_initialisation
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, in_parts
+from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, dtype_of, in_parts
 from saddlepoint.layers.normalisation import BatchNorm
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
@@ -150,7 +150,7 @@ def quarter(resolution: int) -> int:
     return resolution // 4
 
 
-class DCGAN(Game):
+class DCGAN(LatentGame):
     """The discriminator minimises the sum of BCE on real and fake, the generator the non-saturating loss."""
 
     averaged = ("generator",)
@@ -205,10 +205,6 @@ class DCGAN(Game):
         return {"gan": self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n latents [n, latent] from the prior, a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(
         self,
         n: int,

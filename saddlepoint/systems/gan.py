@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Player, Round, Stage, Terms
+from saddlepoint.game import Player, Round, Stage, Terms
 from saddlepoint.layers.dense import Maxout, MaxoutConv, dropout, limit_norms, sparse, spread
-from saddlepoint.layers.latent import Prior, dtype_of, in_parts, line
+from saddlepoint.layers.latent import LatentGame, Prior, in_parts
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
 from saddlepoint.recipes.gan import GANRecipe
@@ -137,7 +137,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-class GAN(Game):
+class GAN(LatentGame):
     """d maximises V(d, g) = E log d(x) + E log(1 - d(g(z))) (eq. 1); g minimises it or, in practice, -E log d(g(z))."""
 
     averaged = ("generator",)
@@ -231,19 +231,11 @@ class GAN(Game):
         return {"gan": self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n latents [n, latent] from the prior, a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 256) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent]."""
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():
             return self.outside(in_parts(self.generator, z, batch=batch))
-
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:
-        """Images [steps, C, R, R] along the straight line between two latents [latent] (figure 3)."""
-        return self.sample(steps, z=line(start, end, steps))
 
 
 # ---- evaluation as in the paper

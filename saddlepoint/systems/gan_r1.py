@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Player, Round, Terms
+from saddlepoint.game import Player, Round, Terms
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, in_parts, line
+from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, in_parts, line
 from saddlepoint.layers.residual import doubled
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
@@ -120,7 +120,7 @@ class Discriminator(nn.Module):
         return logits.gather(1, label.unsqueeze(1)).squeeze(1)
 
 
-class GANR1(Game):
+class GANR1(LatentGame):
     """D minimises softplus(-D(x)) + softplus(D(G(z))) + gamma/2 |grad D(x)|^2, G softplus(-D(G(z))) (eq. 8)."""
 
     averaged = ("generator",)
@@ -166,10 +166,6 @@ class GANR1(Game):
         return {"gan": self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(
         self,
         n: int,
@@ -191,7 +187,7 @@ class GANR1(Game):
         with self.evaluating():
             return in_parts(self.generator, z, given, batch=batch)
 
-    def interpolate(
+    def interpolate(  # type: ignore[override]
         self, start: Tensor, end: Tensor, steps: int = 8, *, label: int | list[int] | Tensor | None = 0
     ) -> Tensor:
         """Images [steps, C, R, R] along the great circle between two latents [latent], all of one class."""

@@ -36,7 +36,7 @@ from saddlepoint.layers.growing import (
     image_at,
     up_conv,
 )
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, in_parts, line
+from saddlepoint.layers.latent import Prior, chosen_labels, in_parts
 from saddlepoint.objectives import at_least_float32, objective
 from saddlepoint.penalties import between, judge, one_sided, slope, two_sided
 from saddlepoint.recipes.growing import Level
@@ -259,10 +259,6 @@ class ProGAN(GrowingGame):
         return terms
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(
         self,
         n: int,
@@ -284,10 +280,6 @@ class ProGAN(GrowingGame):
             given.append(chosen_labels(label, len(z), self.recipe.classes, self.device))
         with self.evaluating():
             return in_parts(lambda *part: self.generator(*part, lod=lod), *given, batch=batch).clamp(-1, 1)
-
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:
-        """Images [steps, C, R, R] along the straight line between two latents [latent]."""
-        return self.sample(steps, z=line(start, end, steps))
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Move, Player, Round, Stage, Terms
+from saddlepoint.game import Move, Player, Round, Stage, Terms
 from saddlepoint.layers.augment import GROUPS, Augmentation
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, line
+from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels
 from saddlepoint.layers.resample import downsample2d, setup_filter, upsample2d
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
@@ -205,7 +205,7 @@ class Discriminator(nn.Module):
         return x.squeeze(1)
 
 
-class R3GAN(Game):
+class R3GAN(LatentGame):
     """D minimises softplus(D(G(z)) - D(x)) + gamma/2 (|grad D(x)|^2 + |grad D(G(z))|^2), G softplus(D(x) - D(G(z)))."""
 
     averaged = ("generator",)
@@ -284,10 +284,6 @@ class R3GAN(Game):
         return {"gan": self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(
         self,
         n: int,
@@ -310,7 +306,3 @@ class R3GAN(Game):
         if not images:
             return z.new_empty(0, self.recipe.channels, *self.recipe.shape)
         return torch.cat(images).clamp(-1, 1)
-
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, **controls: Any) -> Tensor:
-        """Images [steps, C, R, R] along the straight line between two latents [latent]."""
-        return self.sample(steps, z=line(start, end, steps), **controls)

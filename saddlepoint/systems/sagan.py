@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError, unknown
-from saddlepoint.game import Game, Player, Round, Terms
+from saddlepoint.game import Player, Round, Terms
 from saddlepoint.layers.attention import SelfAttention
 from saddlepoint.layers.conditional import ConditionalNorm
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, in_parts, line
+from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, dtype_of, in_parts, line
 from saddlepoint.layers.normalisation import BatchNorm
 from saddlepoint.layers.residual import doubled, halved
 from saddlepoint.layers.spectral import Spectral, SpectralConv2d, SpectralEmbedding, SpectralLinear
@@ -166,7 +166,7 @@ class Attention(NamedTuple):
     weights: Tensor
 
 
-class SAGAN(Game):
+class SAGAN(LatentGame):
     """D minimises max(0, 1 - D(x, y)) + max(0, 1 + D(G(z, c), c)), G minimises -D(G(z, c), c) (section 3)."""
 
     averaged = ("generator",)
@@ -219,10 +219,6 @@ class SAGAN(Game):
         return {"gan": self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def given(self, z: Tensor, label: int | list[int] | Tensor | None) -> Tensor:
         """The classes of len(z) samples; floating-point rows [n, K] or [K] are weights of the classes."""
         if isinstance(label, Tensor) and label.is_floating_point():
@@ -245,12 +241,6 @@ class SAGAN(Game):
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():
             return in_parts(self.generator, z, self.given(z, label), batch=batch)
-
-    def interpolate(
-        self, start: Tensor, end: Tensor, steps: int = 8, *, label: int | list[int] | Tensor | None = 0
-    ) -> Tensor:
-        """Images [steps, C, R, R] along the straight line between two latents [latent], all of one class."""
-        return self.sample(steps, z=line(start, end, steps), label=label)
 
     def interpolate_classes(self, z: Tensor, first: int, second: int, steps: int = 8) -> Tensor:
         """Images [steps, C, R, R] of one latent [latent] from one class to another: their gains and offsets mixed."""

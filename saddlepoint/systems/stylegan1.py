@@ -294,10 +294,6 @@ class StyleGAN1(GrowingGame):
         return {self.term: self.objective.generator(self.discriminator.logits_at(level, x, label), real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(
         self,
         n: int,
@@ -368,7 +364,7 @@ class StyleGAN1(GrowingGame):
         first, second = self.generator.styles(coarse), self.generator.styles(fine)
         return torch.cat([first[:, :crossover], second[:, crossover:]], 1)
 
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:
+    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:  # type: ignore[override]
         """Images [steps, C, R, R] along the straight line in w between two latents z [latent]."""
         w = self.draw_styles(2, z=torch.stack([start, end]))[:, 0]
         return self.sample(steps, w=line(w[0], w[1], steps))

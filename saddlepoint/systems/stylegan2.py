@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from saddlepoint import distributed
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Move, Player, Round, Stage, Terms, keyed_generator
+from saddlepoint.game import Move, Player, Round, Stage, Terms, keyed_generator
 from saddlepoint.layers.augment import Augmentation
 from saddlepoint.layers.equalised import EqualisedConv2d, EqualisedLinear, MinibatchStd, pixel_norm
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, line
+from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, line
 from saddlepoint.layers.modulated import modulated_conv2d
 from saddlepoint.layers.resample import bias_act, conv2d_resample, downsample2d, setup_filter, upsample2d
 from saddlepoint.objectives import at_least_float32, objective
@@ -528,7 +528,7 @@ class Discriminator(nn.Module):
 MAIN = frozenset({"gan", "r2", "gradient_penalty", "dragan", "drift"})
 
 
-class StyleGAN2(Game):
+class StyleGAN2(LatentGame):
     """G minimises softplus(-D(G(z))) plus path lengths, D softplus(D(G(z))) + softplus(-D(x)) plus R1."""
 
     averaged = ("generator",)
@@ -696,10 +696,6 @@ class StyleGAN2(Game):
         return terms
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def mapped(
         self,
         n: int,
@@ -758,7 +754,9 @@ class StyleGAN2(Game):
         early, late = self.mapped(0, z=coarse, **controls), self.mapped(0, z=fine, **controls)
         return self.sample(0, w=torch.cat([early[:, :layer], late[:, layer:]], 1))
 
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, *, space: Literal["w", "z"] = "w") -> Tensor:
+    def interpolate(  # type: ignore[override]
+        self, start: Tensor, end: Tensor, steps: int = 8, *, space: Literal["w", "z"] = "w"
+    ) -> Tensor:
         """Images [steps, C, H, W] along the straight line between two latents [latent], in w or in z."""
         if space == "z":
             return self.sample(0, z=line(start, end, steps))

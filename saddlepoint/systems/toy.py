@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saddlepoint.game import Game, Player, Round, Terms
-from saddlepoint.layers.latent import Prior, dtype_of, in_parts, line
+from saddlepoint.game import Player, Round, Terms
+from saddlepoint.layers.latent import LatentGame, Prior, in_parts
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import clip, judge
 from saddlepoint.recipes.toy import ToyRecipe
@@ -70,7 +70,7 @@ class Discriminator(Dense):
         return super().forward(x).squeeze(1)
 
 
-class Toy(Game):
+class Toy(LatentGame):
     """The game of `recipe.objective` with `recipe.penalty`; the discriminator moves first."""
 
     averaged = ("generator",)
@@ -119,16 +119,8 @@ class Toy(Game):
         return {"gan": self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n latents [n, latent] from the prior, a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 4096) -> Tensor:
         """n points [n, dimensions], from the seed or from latents z [n, latent]."""
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():
             return in_parts(self.generator, z, batch=batch)
-
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:
-        """Points [steps, dimensions] along the image of the straight line between two latents [latent]."""
-        return self.sample(steps, z=line(start, end, steps))

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saddlepoint.game import Game, Move, Player, Round, Terms
+from saddlepoint.game import Move, Player, Round, Terms
 from saddlepoint.layers.convolution import UpConv, halvings, normal_initialisation
-from saddlepoint.layers.latent import Prior, dtype_of, in_parts, line
+from saddlepoint.layers.latent import LatentGame, Prior, in_parts
 from saddlepoint.layers.normalisation import BatchNorm, LayerNorm
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import clip, judge
@@ -91,7 +91,7 @@ class Dense(nn.Module):
         return self.layers[-1](x).view(-1, *self.shape)
 
 
-class WGAN(Game):
+class WGAN(LatentGame):
     """The critic minimises E f(G(z)) - E f(x), the generator -E f(G(z)) (algorithm 1). Clipping keeps f Lipschitz."""
 
     averaged = ("generator",)
@@ -139,16 +139,8 @@ class WGAN(Game):
         return {self.term: self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(self, n: int, seed: int = 0, *, z: Tensor | None = None, batch: int = 256) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent] (an MLP's are clamped)."""
         z = self.draw_latents(n, seed) if z is None else z
         with self.evaluating():
             return in_parts(self.generator, z, batch=batch).clamp(-1, 1)
-
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:
-        """Images [steps, C, R, R] along the straight line between two latents [latent]."""
-        return self.sample(steps, z=line(start, end, steps))

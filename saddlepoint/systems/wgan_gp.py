@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.game import Game, Move, Player, Round, Stage, Terms
+from saddlepoint.game import Move, Player, Round, Stage, Terms
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, in_parts, line
+from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, in_parts
 from saddlepoint.layers.normalisation import BatchNorm, LayerNorm
 from saddlepoint.layers.residual import (
     GLOROT,
@@ -251,7 +251,7 @@ def build(recipe: WGANGPRecipe) -> tuple[nn.Module, Critic]:
     return DeepGenerator(recipe), DeepCritic(recipe)
 
 
-class WGANGP(Game):
+class WGANGP(LatentGame):
     """The critic minimises E f(G(z)) - E f(x) + lambda E (|grad f(xhat)| - 1)^2, the generator -E f(G(z)) (eq. 3)."""
 
     averaged = ("generator",)
@@ -324,10 +324,6 @@ class WGANGP(Game):
         return {self.term: self.objective.generator(fake, real).mean(), **terms}
 
     # ---- use
-    def draw_latents(self, n: int, seed: int = 0) -> Tensor:
-        """n standard normal latents [n, latent], a pure function of the seed."""
-        return self.prior.draw(n, seed, self.device, dtype_of(self))
-
     def sample(
         self,
         n: int,
@@ -348,7 +344,3 @@ class WGANGP(Game):
         with self.evaluating():
             x = in_parts(self.generator, *given, batch=batch)
         return 2 * x - 1 if self.recipe.unit_range else x
-
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:
-        """Images [steps, C, R, R] along the straight line between two latents [latent]."""
-        return self.sample(steps, z=line(start, end, steps))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from saddlepoint import recipes
 from saddlepoint.data import Stream, open_set
 from saddlepoint.engine import Source, Training
 from saddlepoint.game import Game, Round
+from saddlepoint.layers.latent import LatentGame
 from saddlepoint.recipes.base import ImageRecipe, Recipe
 from saddlepoint.systems import build
 
@@ -109,6 +111,18 @@ class TestEverySystem:
             assert first.abs().max() <= 1
         assert [m.training for m in game.modules()] == modes
         assert torch.allclose(game.sample(3, seed=0), first[:3], atol=1e-5), "a longer sample begins with the shorter"
+
+    def test_a_path_between_latents_begins_and_ends_at_their_samples(self, system: str) -> None:
+        game = training(small(system), rounds=1).game
+        if not isinstance(game, LatentGame):
+            pytest.skip("no latents")
+        z = game.draw_latents(2, seed=0)
+        path, controls = game.interpolate(z[0], z[1], 4), {}
+        for name, value in {"label": 0, "domain": "both"}.items():  # the defaults of paths: one class, both domains
+            if name in inspect.signature(game.sample).parameters:
+                controls[name] = value
+        ends = game.sample(2, z=z, **controls)
+        assert torch.allclose(path[[0, -1]], ends, atol=1e-5) and not torch.equal(path[1], path[2])
 
     def test_every_term_is_finite_with_a_gradient_for_its_own_player(self, system: str) -> None:
         game, round = analysed(training(small(system), rounds=2))
