@@ -188,6 +188,11 @@ class SpadeGenerator(nn.Module):
             self.up_4 = block(last, max(1, last // 2))
             last = max(1, last // 2)
         self.conv_img = nn.Conv2d(last, outputs, 3, padding=1)
+        # How far an output pixel sees from given first maps: the map that modulates the first block, two pixels in
+        # each block, the last convolution.
+        cells = {"normal": (1, 2, 2, 4, 8, 16, 32), "more": (1, 2, 4, 8, 16, 32, 64)}
+        factors = cells.get(upsampling, (1, 2, 4, 8, 16, 32, 64, 128))
+        self.reach = 2 * (kernel // 2) * self.multiple + sum(2 * self.multiple // f for f in factors) + 1
 
     def first(self, seg: Tensor, z: Tensor | None, start: tuple[int, int]) -> Tensor:
         """The first maps [N, top, h, w]."""
@@ -201,7 +206,11 @@ class SpadeGenerator(nn.Module):
 
     def forward(self, seg: Tensor, z: Tensor | None = None, start: tuple[int, int] | None = None) -> Tensor:
         """start: other sides of the first maps than the network's own, for pictures of another size."""
-        x = self.head_0(self.first(seg, z, start or self.start), seg)
+        return self.paint(self.first(seg, z, start or self.start), seg)
+
+    def paint(self, x: Tensor, seg: Tensor) -> Tensor:
+        """First maps [N, top, h, w] and seg [N, S, h 2^n, w 2^n] -> image [N, out, h 2^n, w 2^n]."""
+        x = self.head_0(x, seg)
         x = self.G_middle_0(up(x), seg)
         x = self.G_middle_1(x if self.upsampling == "normal" else up(x), seg)
         blocks = [self.up_0, self.up_1, self.up_2, self.up_3]

@@ -14,8 +14,6 @@ an encoder finds in a reference picture. Official code: NVlabs/SPADE. Where we d
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +30,7 @@ from saddlepoint.layers.spade import (
     SpadeGenerator,
     StyleEncoder,
     divergence,
+    edges,
     feature_matching,
     over_scales,
     posterised,
@@ -43,23 +42,7 @@ from saddlepoint.layers.spectral import settled
 from saddlepoint.layers.translation import init_weights
 from saddlepoint.layers.vgg import VGG19, perceptual, read_vgg
 from saddlepoint.recipes.gaugan import DOUBLINGS, GauGANRecipe
-from saddlepoint.systems.translation import EXAMPLES, Translator, cut, padded
-
-
-class Painter(nn.Module):
-    """The generator as a map from pictures of label maps to pictures, in one style z [1 or N, latent]."""
-
-    def __init__(self, game: GauGAN, z: Tensor | None) -> None:
-        super().__init__()
-        self.game, self.z = (game,), z  # in a tuple: not a part
-        self.multiple = game.generator.multiple
-        self.reach = 2 * self.multiple  # more than a tile should overlap by: the blocks at the start see far
-
-    def forward(self, x: Tensor, noise: Any = None) -> Tensor:
-        game = self.game[0]
-        seg = game.semantics(game.label_of(x), dtype=dtype_of(game))
-        z = None if self.z is None else self.z.expand(len(seg), -1)
-        return game.generator(seg, z, (seg.shape[2] // self.multiple, seg.shape[3] // self.multiple))
+from saddlepoint.systems.translation import EXAMPLES, Span, Translator, cut, padded
 
 
 class GauGAN(Translator):
@@ -67,6 +50,7 @@ class GauGAN(Translator):
 
     averaged = ("generator",)
     recipe: GauGANRecipe
+    examples_instance: Tensor
 
     def __init__(self, recipe: GauGANRecipe) -> None:
         checked(recipe)
@@ -80,6 +64,8 @@ class GauGAN(Translator):
             )
         side = recipe.shape
         self.register_buffer("examples_a", torch.zeros(EXAMPLES, self.inputs, *side, dtype=torch.uint8))
+        if "instance" in self.takes:
+            self.register_buffer("examples_instance", torch.zeros(EXAMPLES, *side, dtype=torch.int32))
         batch_norms = [recipe.norm, recipe.d_norm, *([recipe.e_norm] if recipe.encoder else [])]
         self.couples = frozenset({"batch-norm"} if "batch" in batch_norms else ())
         maps = self.classes + recipe.dont_care + recipe.instances
@@ -103,7 +89,6 @@ class GauGAN(Translator):
             settled(network, 1)
         self.prior = Prior(recipe.latent)
         self.vgg: VGG19 | None = read_vgg(recipe.vgg) if recipe.vgg and recipe.vgg_weight else None
-        self._style: Tensor | None = None
         self.players = (
             Player("generator", makers, self.generator_loss, steps=recipe.g.steps),
             Player("discriminator", self.discriminator, self.discriminator_loss, steps=recipe.d.steps),
@@ -118,6 +103,18 @@ class GauGAN(Translator):
         return Stage(settings={n: {"lr": max(0.0, factor) * o.lr} for n, o in recipe.optimizers().items()})
 
     # ---- label maps
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """A picture with `levels`; else a label map, and objects where edges between them are seen. Where those are not
+        given, the edges are those between classes.
+        """
+        if self.recipe.levels:
+            return ("a",)
+        return ("label", "instance") if self.recipe.instances else ("label",)
+
+    def colours(self, label: Tensor) -> Tensor:
+        return coloured(label, self.classes)
+
     def label_of(self, x: Tensor) -> Tensor:
         """Label map [N, H, W]: of ids as they are, of grey pictures whose values 0 to 255 are ids, or, with `levels`,
         of pictures by their brightness.
@@ -196,32 +193,35 @@ class GauGAN(Translator):
             kept = (first * 127.5 + 127.5).round() if self.recipe.levels else first.unsqueeze(1)
             self.examples_a[:count] = kept.clamp(0, 255).to(self.examples_a)
             self.examples_b[:count] = (second * 127.5 + 127.5).round().clamp(0, 255).to(self.examples_b)
+            if "instance" in self.takes:
+                self.examples_instance[:count] = batch.get("instance", first).to(self.examples_instance)
             self.examples_known.copy_(torch.tensor([count, int(getattr(held_out, "paired", True))]))
 
-    def inputs_for(self, n: int, seed: int, direction: str) -> Tensor:
-        """n pictures of label maps: the kept examples, or large random patches where none are."""
-        if self.recipe.levels or int(self.examples_known[0]):
-            return super().inputs_for(n, seed, direction)
-        cpu = torch.device("cpu")
+    def given_for(self, n: int, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """(label maps [n, H, W] or pictures, instances [n, H, W] or None): kept examples in an order that the seed
+        decides (None: as they are), or large random patches where none are kept.
+        """
+        if self.recipe.levels:
+            if seed is None and int(self.examples_known[0]):
+                return self.examples()[0][:n], None
+            return super().inputs_for(n, seed or 0, "a-to-b"), None
+        cpu, count = torch.device("cpu"), int(self.examples_known[0])
+        if count:
+            order = torch.arange(count)
+            if seed is not None:
+                order = torch.randperm(count, generator=keyed_generator(cpu, "examples", seed))
+            order = order.repeat(-(-n // count))[:n] if seed is not None else order[:n]
+            label = self.examples_a[order.to(self.device), 0].long()
+            objects = self.examples_instance[order.to(self.device)].long() if "instance" in self.takes else None
+            return label, objects
         rows = [
-            torch.randint(self.classes, (1, 4, 4), generator=keyed_generator(cpu, "inputs", seed, i)) for i in range(n)
+            torch.randint(self.classes, (1, 4, 4), generator=keyed_generator(cpu, "inputs", seed or 0, i))
+            for i in range(n)
         ]
-        ids = F.interpolate(torch.stack(rows).to(self.device, dtype_of(self)), self.recipe.shape, mode="nearest")
-        return ids / 127.5 - 1
+        ids = F.interpolate(torch.stack(rows).float(), self.recipe.shape, mode="nearest")
+        return ids[:, 0].long().to(self.device), None
 
     # ---- use
-    @contextmanager
-    def styled(self, z: Tensor | None) -> Iterator[None]:
-        """Paint in the style z inside."""
-        before, self._style = self._style, z
-        try:
-            yield
-        finally:
-            self._style = before
-
-    def way(self, direction: str) -> nn.Module:
-        return Painter(self, self._style)
-
     def styles(self, n: int, seed: int = 0) -> Tensor | None:
         """n random styles [n, latent] from N(0, 1); None for a generator without them."""
         return self.prior.draw(n, seed, self.device, dtype_of(self)) if self.recipe.encoder else None
@@ -240,67 +240,133 @@ class GauGAN(Translator):
 
     def sample(
         self, n: int, seed: int = 0, *, image: Tensor | None = None, direction: str = "a-to-b", batch: int = 16,
-        style: Tensor | None = None,
+        style: Tensor | None = None, instance: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """n pictures: of `image` (label maps) or of kept examples, each in a style of its own."""
-        x = self.inputs_for(n, seed, direction) if image is None else image[:n]
+        """n pictures: of `image` (label maps, with `instance`) or of kept examples, each in a style of its own."""
+        x, objects = self.given_for(n, seed) if image is None else (image[:n], instance)
         z = self.styles(len(x), seed) if style is None else style
-        return self.translate(x, direction=direction, seed=seed, batch=batch, style=z)
+        return self.translate(x, direction=direction, seed=seed, batch=batch, style=z, instance=objects)
 
     def translate(
-        self, x: Tensor, *, direction: str = "a-to-b", seed: int = 0, batch: int = 16, style: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        direction: str = "a-to-b",
+        seed: int = 0,
+        batch: int = 16,
+        style: Tensor | None = None,
+        instance: Tensor | None = None,
     ) -> Tensor:
         """Label maps, ids [N, H, W] or pictures of them [N, C, H, W], of any size to pictures of the same size.
 
         style: [latent], [1, latent] or one each; None draws one for all by the seed, so that edits of a map keep the
-        look. Sides are made multiples by repeating or reflecting the border, and cut again.
+        look. instance: ids of objects [N, H, W], whose edges are seen where the recipe has instances; None takes the
+        classes'. Sides are made multiples by repeating or reflecting the border, and cut again.
         """
+        label, borders = self._maps(x, instance, direction)
+        z, made = self._styled(len(label), style, seed), []
+        start = self._start(label)
+        with self.evaluating():
+            for first in range(0, len(label), batch):
+                place = slice(first, first + batch)
+                seg = self._seen(label[place], None if borders is None else borders[place])
+                y = self.generator(padded(seg, self.generator.multiple), None if z is None else z[place], start)
+                made.append(cut(y, seg))
+        return torch.cat(made) if made else torch.zeros(0, self.outputs, *x.shape[-2:])
+
+    def translate_tiled(
+        self,
+        x: Tensor,
+        *,
+        tile: int,
+        overlap: int = -1,
+        passes: int = 2,
+        direction: str = "a-to-b",
+        seed: int = 0,
+        style: Tensor | None = None,
+        instance: Tensor | None = None,
+    ) -> Tensor:
+        """One large label map [H, W] (or picture [C, H, W]) tile by tile, see `Translator.translate_tiled`.
+
+        All tiles have one style. The edges between objects [H, W] and the first maps are those of the whole, so that a
+        tile's border changes neither.
+        """
+        label, borders = self._maps(x[None], None if instance is None else instance[None], direction)
+        high, wide = label.shape[1:]
+        z, multiple = self._styled(1, style, seed), self.generator.multiple
+        with self.evaluating():
+            lines = None if borders is None else edges(borders)
+            coarse = None if lines is None else lines[:, :, ::multiple, ::multiple]
+            small = self._seen(label[:, ::multiple, ::multiple], None, coarse)
+            begun = self.generator.first(small, z, self._start(label))  # [1, top, h, w]
+
+        def make(row: Span, column: Span) -> Tensor:
+            rows, columns = slice(row.start, row.stop), slice(column.start, column.stop)
+            seg = self._seen(label[:, rows, columns], None, None if lines is None else lines[:, :, rows, columns])
+            first, last = (row.start // multiple, column.start // multiple), (row.stop, column.stop)
+            x = begun[:, :, first[0] : -(-last[0] // multiple), first[1] : -(-last[1] // multiple)]
+            return self.generator.paint(x, padded(seg, multiple))
+
+        return self._in_tiles(
+            make, self.generator, (high, wide), self.outputs, tile=tile, overlap=overlap, passes=passes
+        )  # fmt: skip
+
+    def _start(self, label: Tensor) -> tuple[int, int]:
+        """Sides of the first maps for label maps [N, H, W]."""
+        multiple = self.generator.multiple
+        return -(-label.shape[1] // multiple), -(-label.shape[2] // multiple)
+
+    def _maps(self, x: Tensor, instance: Tensor | None, direction: str = "a-to-b") -> tuple[Tensor, Tensor | None]:
+        """(class ids [N, H, W], ids whose edges are seen or None). UserError for what is no such input."""
         if direction not in self.directions:
             raise unknown("direction", direction, self.directions)
-        x = self._picture(x)
-        z = self.styles(1, seed) if style is None else style.to(self.device, dtype_of(self)).view(-1, style.shape[-1])
-        if z is not None:
-            if z.shape[1] != self.recipe.latent or len(z) not in (1, len(x)):
-                raise UserError(
-                    f"styles are [{self.recipe.latent}], for all or one for each of {len(x)} maps, not {list(z.shape)}."
-                )
-            z = z.expand(len(x), -1)
-        made = []
-        with self.evaluating():
-            for first in range(0, len(x), batch):
-                part = x[first : first + batch].to(self.device, dtype_of(self))
-                painter = Painter(self, None if z is None else z[first : first + batch])
-                made.append(cut(painter(padded(part, painter.multiple)), part))
-        return torch.cat(made) if made else x.new_zeros(0, self.outputs, *x.shape[2:])
-
-    def translate_tiled(self, x: Tensor, *, seed: int = 0, **options: Any) -> Tensor:
-        """One large picture of a label map tile by tile, see `Translator.translate_tiled`; one style for all tiles."""
-        with self.styled(self.styles(1, seed)):
-            return super().translate_tiled(x, seed=seed, **options)
-
-    def _picture(self, x: Tensor) -> Tensor:
-        """Label maps as pictures [N, inputs, H, W]. UserError for what is neither."""
-        if not x.is_floating_point():
-            ids = x if x.ndim == 3 else x[:, 0]
-            if self.recipe.levels:
-                raise UserError("this gaugan makes its label maps of pictures (--levels): give it pictures, not ids.")
-            self.semantics(ids[:1, :1, :1] * 0, dtype=torch.float32)
-            if bool((ids < 0).any() or (ids > 255).any()):
-                self.semantics(ids, dtype=torch.float32)  # names them
-            return ids.unsqueeze(1) / 127.5 - 1
-        if x.ndim != 4 or x.shape[1] != self.inputs:
+        if not x.is_floating_point() and self.recipe.levels:
+            raise UserError("this gaugan makes its label maps of pictures (--levels): give it pictures, not ids.")
+        if x.is_floating_point() and (x.ndim != 4 or x.shape[1] != self.inputs):
             raise UserError(f"this gaugan takes pictures [N, {self.inputs}, H, W], not {list(x.shape)}.")
-        return x
+        label = self.label_of(x)
+        if label.ndim != 3:
+            raise UserError(f"label maps are [N, H, W], not {list(x.shape)}.")
+        if not self.recipe.instances:
+            return label, None
+        if instance is not None and instance.shape != label.shape:
+            raise UserError(f"instance ids of {list(instance.shape)} for label maps {list(label.shape)}.")
+        return label, label if instance is None else instance
+
+    def _seen(self, label: Tensor, borders: Tensor | None, lines: Tensor | None = None) -> Tensor:
+        """What the generator sees, [N, S, H, W]: of label maps and the ids whose edges count, or of known edges."""
+        if lines is not None:
+            found = semantics(
+                label.to(self.device), self.classes, dont_care=self.recipe.dont_care, dtype=dtype_of(self)
+            )
+            return torch.cat([found, lines.to(found)], 1)
+        borders = None if borders is None else borders.to(self.device)
+        return self.semantics(label.to(self.device), borders, dtype=dtype_of(self))
+
+    def _styled(self, n: int, style: Tensor | None, seed: int) -> Tensor | None:
+        """Styles of n maps, [n, latent], as given or by the seed; None for a generator without them."""
+        if style is None:
+            z = self.styles(1, seed)
+        elif not self.recipe.encoder:
+            raise UserError("this gaugan has no styles: train one with --encoder.")
+        else:
+            z = style.to(self.device, dtype_of(self)).view(-1, style.shape[-1])
+        if z is not None and (z.shape[1] != self.recipe.latent or len(z) not in (1, n)):
+            raise UserError(
+                f"styles are [{self.recipe.latent}], for all or one for each of {n} maps, not {list(z.shape)}."
+            )
+        return None if z is None else z.expand(n, -1)
 
     def show(self, rows: int = 8) -> tuple[Tensor, int]:
         """(pictures, columns) for a grid: map | output | truth, two examples a row. Classes are in colours, maps made
         of pictures in the middles of their steps.
         """
-        x, truth = self.examples()
-        x = (x if len(x) else self.inputs_for(4, 0, "a-to-b"))[: 2 * rows]
+        known = int(self.examples_known[0])
+        x, objects = self.given_for(min(known, 2 * rows) if known else 4)
+        _, truth = self.examples()
         levels = self.recipe.levels
-        seen = (2 * steps_of(x, levels) + 1) / levels - 1 if levels else coloured(self.label_of(x), self.classes)
-        columns = [seen, self.sample(len(x), image=x)]
+        seen = (2 * steps_of(x, levels) + 1) / levels - 1 if levels else self.colours(self.label_of(x))
+        columns = [seen, self.sample(len(x), image=x, instance=objects)]
         if truth is not None:
             columns.append(truth[: len(x)])
         most = max(column.shape[1] for column in columns)

@@ -38,7 +38,7 @@ from saddlepoint.layers.translation import (
 from saddlepoint.layers.vgg import VGG19, perceptual, read_vgg
 from saddlepoint.recipes.pix2pixhd import Pix2PixHDRecipe
 from saddlepoint.schedules import linear_decay
-from saddlepoint.systems.translation import EXAMPLES, Translator, cut, named_uniform, padded
+from saddlepoint.systems.translation import EXAMPLES, Span, Translator, cut, named_uniform, padded
 from saddlepoint.tracking import track
 
 PER_CLASS = 1000  # instance ids of Cityscapes: 1000 class + number
@@ -393,6 +393,7 @@ class Pix2PixHD(Translator):
     def __init__(self, recipe: Pix2PixHDRecipe) -> None:
         super().__init__(recipe)
         check(recipe)
+        self.classes = recipe.labels
         condition = (recipe.labels or self.inputs) + recipe.instances
         takes, gives = condition + recipe.features, self.outputs
         made: nn.Module
@@ -442,6 +443,14 @@ class Pix2PixHD(Translator):
 
     def way(self, direction: str) -> nn.Module:
         return self.generator
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """A label map or a picture, and the ids of objects where the recipe has instances."""
+        return ("label" if self.recipe.labels else "a", *(("instance",) if self.recipe.instances else ()))
+
+    def colours(self, label: Tensor) -> Tensor:
+        return coloured(label)
 
     @property
     def maps(self) -> bool:
@@ -641,44 +650,94 @@ class Pix2PixHD(Translator):
         """
         if not self.maps:
             return super().translate(x, direction=direction, seed=seed, batch=batch)
+        features = self._looks(x, instance, image, features, choose, seed)
+        made = []
+        with self.evaluating(), self._test_norm():
+            for first in range(0, len(x), batch):
+                place = slice(first, first + batch)
+                given = self._given(
+                    x[place], None if instance is None else edges(instance[place]),
+                    None if features is None else features[place],
+                )  # fmt: skip
+                noise = self._noise(seed, first, len(given))
+                made.append(cut(self.generator(padded(given, self.multiple), noise), given))
+        return torch.cat(made) if made else torch.zeros(0, self.outputs, *x.shape[-2:])
+
+    def translate_tiled(
+        self,
+        x: Tensor,
+        *,
+        tile: int,
+        overlap: int = -1,
+        passes: int = 2,
+        direction: str = "a-to-b",
+        seed: int = 0,
+        instance: Tensor | None = None,
+        image: Tensor | None = None,
+        features: Tensor | None = None,
+        choose: Mapping[int, int] | None = None,
+    ) -> Tensor:
+        """One large label map [H, W] (or picture [C, H, W]) tile by tile, see `Translator.translate_tiled`.
+
+        The rest as in `translate`, without the first axis. Looks of objects and the edges between them are those of the
+        whole, so that an object in several tiles has one look and no edge where a tile ends.
+        """
+        if not self.maps:
+            return super().translate_tiled(
+                x, tile=tile, overlap=overlap, passes=passes, direction=direction, seed=seed
+            )  # fmt: skip
+        x = x[None]
+        instance, image, features = (None if t is None else t[None] for t in (instance, image, features))
+        looks = self._looks(x, instance, image, features, choose, seed)
+        lines = None if instance is None else edges(instance)
+        noise = self._noise(seed, 0, 1)
+
+        def make(row: Span, column: Span) -> Tensor:
+            rows, columns = slice(row.start, row.stop), slice(column.start, column.stop)
+            parts = (None if t is None else t[..., rows, columns] for t in (x, lines, looks))
+            y: Tensor = self.generator(padded(self._given(*parts), self.multiple), noise)  # type: ignore[arg-type]
+            return y
+
+        return self._in_tiles(
+            make, self.generator, x.shape[-2:], self.outputs, tile=tile, overlap=overlap, passes=passes
+        )  # fmt: skip
+
+    @property
+    def multiple(self) -> int:
+        """What the generator's sides are multiples of."""
+        return int(getattr(self.generator, "multiple", 1))
+
+    def _looks(
+        self, x: Tensor, instance: Tensor | None, image: Tensor | None, features: Tensor | None,
+        choose: Mapping[int, int] | None, seed: int,
+    ) -> Tensor | None:  # fmt: skip
+        """The objects' features [N, F, H, W] by what is given of them; None without. Refuses maps that do not fit."""
         if self.recipe.labels and (x.ndim == 4 and x.shape[1] != 1):
             raise UserError(f"this pix2pixhd takes label maps [N, H, W] of class ids, not pictures {list(x.shape)}.")
         if instance is not None and maps_of(instance).shape[1:] != x.shape[-2:]:
             raise UserError(
                 f"instance ids of {list(instance.shape[-2:])} for an input of {list(x.shape[-2:])}; expected the same."
             )
-        if self.recipe.features and features is None:
-            regions = self.objects_in(x, instance)
-            label = x if self.recipe.labels else None
-            if image is not None:
-                features = self.encode(image, regions, regions)
-            else:
-                features = self.draw_features(regions, label, seed=seed, choose=choose)
-        made = []
-        with self.evaluating(), self._test_norm():
-            for first in range(0, len(x), batch):
-                place = slice(first, first + batch)
-                made.append(
-                    self._photos(
-                        x[place], None if instance is None else instance[place],
-                        None if features is None else features[place], self._noise(seed, first, len(x[place])),
-                    )
-                )  # fmt: skip
-        return torch.cat(made) if made else torch.zeros(0, self.outputs, *x.shape[-2:])
+        if not self.recipe.features or features is not None:
+            return features
+        regions = self.objects_in(x, instance)
+        if image is not None:
+            return self.encode(image, regions, regions)
+        return self.draw_features(regions, x if self.recipe.labels else None, seed=seed, choose=choose)
 
-    def _photos(self, x: Tensor, instance: Tensor | None, features: Tensor | None, noise: Noise | None) -> Tensor:
-        given = self.condition(x.to(self.device), None if instance is None else instance.to(self.device))
+    def _given(self, x: Tensor, lines: Tensor | None, features: Tensor | None) -> Tensor:
+        """What the generator is given, [N, labels or C + 1 + F, H, W]. lines: edges between objects."""
+        dtype = dtype_of(self)
+        parts = [
+            one_hot(x.to(self.device), self.recipe.labels, dtype) if self.recipe.labels else x.to(self.device, dtype)
+        ]
+        if self.recipe.instances:
+            if lines is None:
+                raise UserError("this pix2pixhd has instances=True: give the instance ids [N, H, W] as `instance`.")
+            parts.append(lines.to(parts[0]))
         if features is not None and self.recipe.features:
-            given = torch.cat([given, features.to(given)], 1)
-        multiple = self.generator.multiple
-        assert isinstance(multiple, int)
-        return cut(self.generator(padded(given, multiple), noise), given)
-
-    def translate_tiled(self, x: Tensor, **options: Any) -> Tensor:
-        """As `Translator.translate_tiled`, for pictures; label maps are translated whole."""
-        if self.maps:
-            raise UserError("label maps and instances are translated whole, not in tiles; use translate.")
-        return super().translate_tiled(x, **options)
+            parts.append(features.to(parts[0]))
+        return torch.cat(parts, 1)
 
     # ---- examples to show
     def meet(self, source: Any) -> None:

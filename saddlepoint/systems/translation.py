@@ -6,7 +6,7 @@ its data in buffers, which a checkpoint carries.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,6 +35,7 @@ from saddlepoint.recipes.translation import TranslationRecipe
 from saddlepoint.schedules import epoch_factor, linear_decay
 
 EXAMPLES = 16  # held-out pictures that a game keeps to show what it does
+SOFT = 32  # pixels over which neighbouring tiles blend
 
 
 def build_generator(recipe: TranslationRecipe, inputs: int, outputs: int) -> nn.Module:
@@ -80,6 +81,7 @@ class Translator(Game):
     """A game whose generators take pictures. Subclasses have `way(direction)`: the generator of a direction."""
 
     directions: tuple[str, ...] = ("a-to-b",)
+    classes = 0  # of the label maps that it takes; 0 where it takes pictures
     examples_a: Tensor
     examples_b: Tensor
     examples_known: Tensor
@@ -97,6 +99,17 @@ class Translator(Game):
     def way(self, direction: str) -> nn.Module:
         """The generator of a direction."""
         raise NotImplementedError
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What an input of `translate` consists of: "a", a picture, or "label", a map of class ids [N, H, W]; and
+        "instance", ids of objects, which it is then given by that name.
+        """
+        return ("a",)
+
+    def colours(self, label: Tensor) -> Tensor:
+        """Class ids [N, H, W] in the colours that its sample pictures have, [N, 3, H, W] in [-1, 1]."""
+        raise UserError(f"this {self.recipe.system} takes pictures and has no label maps.")
 
     def stage(self, clock: int) -> Stage:
         factor = factor_at(self.recipe, clock)
@@ -178,30 +191,47 @@ class Translator(Game):
     ) -> Tensor:
         """One large picture [C, H, W] to [C', H, W], tile by tile, so that memory is a tile's.
 
-        overlap: of neighbouring tiles in pixels; -1 takes twice as far as an output pixel sees, at most half a tile:
-        then nothing of a tile's own border is used. Norm layers share their statistics: each of `passes` passes over
-        the tiles before the last makes one more layer exact; 0 lets every tile have its own.
+        overlap: of neighbouring tiles in pixels; -1 takes twice as far as an output pixel sees and a little to blend
+        over, at most half a tile: then nothing of a tile's own border is used. Norm layers share their statistics: each
+        of `passes` passes over the tiles before the last makes one more layer exact; 0 lets every tile have its own.
         """
         if direction not in self.directions:
             raise unknown("direction", direction, self.directions)
-        network = self.way(direction)
+        network, noise = self.way(direction), self._noise(seed, 0, 1)
+        multiple = int(getattr(network, "multiple", 1))
+
+        def make(row: Span, column: Span) -> Tensor:
+            part = x[None, :, row.start : row.stop, column.start : column.stop]
+            y: Tensor = network(padded(part.to(self.device, dtype_of(self)), multiple), noise)
+            return y
+
+        channels = self.outputs if direction == "a-to-b" else self.inputs
+        return self._in_tiles(make, network, x.shape[1:], channels, tile=tile, overlap=overlap, passes=passes)
+
+    def _in_tiles(
+        self, make: Callable[[Span, Span], Tensor], network: nn.Module, sides: Sequence[int], channels: int, *,
+        tile: int, overlap: int, passes: int,
+    ) -> Tensor:  # fmt: skip
+        """Tiles put together, [channels, H, W]. make: (rows, columns) of a tile -> what the network makes of it,
+        [1, channels, h, w], its sides brought to multiples.
+        """
         multiple, reach = int(getattr(network, "multiple", 1)), int(getattr(network, "reach", 0))
         tile = max(2 * multiple, tile // multiple * multiple)
-        overlap = min(tile // 2, 2 * reach if overlap < 0 else overlap)
-        soft = min(32, overlap - 2 * reach if overlap > 2 * reach else overlap // 4)  # pixels over which tiles blend
-        rows, columns = (spans(side, tile, overlap, multiple) for side in x.shape[1:])
+        least = 2 * reach + 2 * multiple  # cores end at multiples, so a tile may have that much less than its half
+        overlap = min(tile // 2, least + SOFT if overlap < 0 else overlap)
+        soft = min(SOFT, max(0, overlap - least) if overlap > 2 * reach else overlap // 4)
+        rows, columns = (spans(side, tile, overlap, multiple) for side in sides)
         shared = Shared() if passes and not self._running_norm() else None
-        made = torch.zeros(self.outputs if direction == "a-to-b" else self.inputs, *x.shape[1:])
+        made = torch.zeros(channels, *sides)
         with self.evaluating(), self._test_norm(), sharing(shared):
             for last in (*(False for _ in range(passes if shared is not None else 0)), True):
                 for row, column in ((r, c) for r in rows for c in columns):
-                    part = x[None, :, row.start : row.stop, column.start : column.stop]
-                    whole = padded(part.to(self.device, dtype_of(self)), multiple)
                     if shared is not None:
-                        shared.place(row.inside(whole.shape[2]), column.inside(whole.shape[3]))
-                    y = cut(network(whole, self._noise(seed, 0, 1)), part)[0].float().cpu()
+                        shared.place(row.inside(multiple), column.inside(multiple))
+                    high, wide = row.stop - row.start, column.stop - column.start
+                    y = make(row, column)[0, :, :high, :wide].float().cpu()
                     if last:
-                        weight = row.weight(y.shape[1], soft)[:, None] * column.weight(y.shape[2], soft)
+                        weight = row.weight(high, soft)[:, None] * column.weight(wide, soft)
                         made[:, row.start : row.stop, column.start : column.stop] += weight * y
                 if shared is not None and not last:
                     shared.next_pass()
@@ -290,8 +320,9 @@ class Span:
     first: bool
     last: bool
 
-    def inside(self, length: int) -> tuple[float, float]:
-        """The core as shares of the (padded) tile's length; the last one has the padding as well."""
+    def inside(self, multiple: int) -> tuple[float, float]:
+        """The core as shares of the tile's length once it is a multiple; the last one has the padding as well."""
+        length = -(-(self.stop - self.start) // multiple) * multiple
         return (self.low - self.start) / length, 1.0 if self.last else (self.high - self.start) / length
 
     def weight(self, length: int, soft: int) -> Tensor:
@@ -316,6 +347,25 @@ def spans(side: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]:
         Span(start, min(start + tile, side), low, high, i == 0, i == final)
         for i, (start, (low, high)) in enumerate(zip(starts, cores, strict=True))
     ]
+
+
+def strange_ids(label: Tensor, classes: int, dont_care: bool = False) -> str:
+    """What is wrong with a label map's ids, as the end of the sentence "NAME ..."; empty for 0 ... classes - 1 (and,
+    with dont_care, 255 and `classes`).
+    """
+    fine = (label >= 0) & (label < classes)
+    if dont_care:
+        fine |= (label == 255) | (label == classes)
+    if bool(fine.all()):
+        return ""
+    ids = label[~fine].unique().tolist()
+    shown = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+    few = f"; nearest: {min(max(ids[0], 0), classes - 1)}" if len(ids) == 1 else ""
+    more = ", and 255, which is don't care" if dont_care else ""
+    return (
+        f"has the id{'s' * (len(ids) > 1)} {shown} on {int((~fine).sum())} of {label.numel()} pixels; the classes are "
+        f"0 to {classes - 1}{more}{few}"
+    )
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:

@@ -281,6 +281,31 @@ class TestGame:
             built(vgg=str(tmp_path / "less.pth"))
 
 
+class TestTiles:
+    @pytest.mark.parametrize("preset", ["tiny", "tiny-map"])
+    def test_they_are_the_whole_where_tiles_see_enough(self, preset: str) -> None:
+        """Edges between objects and the first maps are the whole's, and so is the style."""
+        game = built(preset, instances=True, init_gain=2.0)
+        generator = torch.Generator().manual_seed(0)
+        label = torch.randint(4, (2, 71), generator=generator).repeat_interleave(20, 0).repeat_interleave(20, 1)
+        instance = torch.randint(9, label.shape, generator=generator)
+        whole = game.translate(label[None], instance=instance[None], seed=4)[0]
+        assert game.generator.reach == 223 and float(whole.std()) > 0.05
+        tiled = game.translate_tiled(label, instance=instance, seed=4, tile=1152)
+        assert torch.allclose(tiled, whole, atol=1e-4)
+        less = game.translate_tiled(label, instance=instance, seed=4, tile=64, overlap=0)
+        assert float((less - whole).abs().max()) > 0.01
+
+
+def test_the_edges_of_objects_are_seen_where_they_are_given() -> None:
+    game = built("tiny-map", instances=True, init_gain=1.0)
+    label, instance = torch.zeros(1, 32, 32, dtype=torch.long), torch.arange(32).expand(1, 32, 32) // 16
+    assert not torch.allclose(game.translate(label), game.translate(label, instance=instance))
+    assert torch.equal(game.translate(label), game.translate(label, instance=label))
+    with pytest.raises(UserError, match="instance ids of"):
+        game.translate(label, instance=instance[:, 1:])
+
+
 def test_a_folder_of_label_maps_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from saddlepoint.data import paired
 
@@ -302,6 +327,8 @@ def test_a_folder_of_label_maps_trains(tmp_path: Path, capsys: pytest.CaptureFix
     assert all(torch.isfinite(v) for terms in report.values() for v in terms.values())
     x, truth = game.examples()
     assert truth is not None and x.shape == (4, 1, 32, 32) and set(game.label_of(x).unique().tolist()) <= {0, 1, 2, 3}
+    instance = source(0, 4, 0, 4)["instance"]
+    assert set(game.examples_instance[:4].flatten(1).sum(1).tolist()) == set(instance.flatten(1).sum(1).tolist())
     images, columns = game.show()
     assert columns == 6 and images.shape == (12, 3, 32, 32)
     assert len({tuple(v) for v in coloured(torch.arange(4).view(1, 2, 2), 4)[0].flatten(1).T.tolist()}) == 4

@@ -421,8 +421,42 @@ class TestUse:
         ):
             with pytest.raises(UserError, match=words):
                 built(**settings)
-        with pytest.raises(UserError, match="not in tiles"):
-            built(**STREET).translate_tiled(torch.zeros(3, 64, 64), tile=32)
+
+
+class TestTiles:
+    """A map in tiles is the map as a whole: edges and looks are not those of the tiles."""
+
+    @staticmethod
+    def large(height: int, width: int) -> tuple[Tensor, Tensor]:
+        label = torch.zeros(height, width, dtype=torch.int64)
+        label[:, width // 3 :] = 2
+        label[height // 2 :, : width // 2] = 4
+        instance = label.clone()
+        instance[height // 2 :, : width // 4] = 4001
+        return label, instance
+
+    @pytest.mark.parametrize("network", ["global", "local"])
+    def test_they_are_the_whole_where_tiles_see_enough(self, network: str) -> None:
+        game = built(network=network, **STREET, norm="none", init_gain=0.15)
+        label, instance = self.large(40, 300)
+        game.set_centres({k: torch.randn(3, 2) for k in range(5)})
+        whole = game.translate(label[None], instance=instance[None], seed=3)[0]
+        tiled = game.translate_tiled(label, tile=160, instance=instance, seed=3)
+        assert game.generator.reach < 64 and torch.allclose(tiled, whole, atol=1e-4)
+        alone = game.translate_tiled(label[:, :160], tile=160, instance=instance[:, :160], seed=3)
+        assert not torch.allclose(alone[:, :, -8:], whole[:, :, 152:160], atol=1e-3)  # what a tile sees is needed
+
+    def test_an_object_has_one_look_and_no_edge_where_a_tile_ends(self) -> None:
+        game = built(**STREET, norm="none")
+        label, instance = self.large(32, 96)
+        game.set_centres({k: torch.randn(3, 2) for k in range(5)})
+        seen: list[Tensor] = []
+        game.generator.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        game.translate_tiled(label, tile=32, overlap=0, instance=instance)
+        assert len(seen) == 3
+        together = torch.cat(seen, 3)  # [1, labels + edges + features, H, W]
+        assert torch.equal(together[:, 5:6], edges(instance[None]))
+        assert torch.equal(together[:, 6:], game.draw_features(instance[None], label[None]))
 
 
 class TestPublished:
