@@ -646,7 +646,17 @@ def test_sample_takes_classes_by_number_and_name(tmp_path: Path, capsys: Capture
         out = tmp_path / "x.npy"
         printed(capsys, "sample", str(path), "--n", "4", "--label", label, "--out", str(out))
         assert np.array_equal(np.load(out), made.sample(len(expected), label=expected).numpy())
+    between = tmp_path / "between.npy"
+    printed(capsys, "sample", str(path), "--n", "2", "--label", "3..7", "--columns", "5", "--out", str(between))
+    z = made.game.draw_latents(2, 0)
+    rows = [made.game.interpolate_classes(row, 3, 7, 5) for row in z]
+    assert np.array_equal(np.load(between), torch.cat(rows).numpy())
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    printed(capsys, "sample", str(path), "--n", "2", "--label", "3..7", "--out", str(one))
+    printed(capsys, "sample", str(path), "--like", str(one), "--out", str(two))
+    assert one.read_bytes() == two.read_bytes()
     for words, message in (
+        (["--label", "3..4..5"], "names 3 classes"),
         (["--label", "11"], "nearest: 9"),
         (["--label", "elefant"], "unknown class 'elefant'"),
         (["--truncation", "0.5"], "dcgan has no truncation"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from saddlepoint.recipes.base import Recipe
     from saddlepoint.runs import Run
 
+PATH = 8  # images from class to class
 SUFFIXES = (".png", ".npy", ".npz", ".safetensors")
 
 
@@ -42,7 +43,8 @@ class Sample:
     seed: int = 0
     """Decides which."""
     label: str = ""
-    """Class of conditional systems: number or name, several with commas; all draws --n of every class, a row each."""
+    """Class of conditional systems: number or name, several with commas; all draws --n of every class, a row each;
+    Bag..Sandal goes from one class to another, a row for each of --n latents, --columns images long (8)."""
     truncation: float = 1.0
     """psi of systems that have a mean to be pulled to: below 1 fewer accidents and less variety."""
     domain: str = ""
@@ -80,13 +82,27 @@ def sample(argv: list[str]) -> int:
     game = run.game_at(folder).to(device)
     given = controls(game, run.recipe, chosen)
     count = len(given["label"]) if isinstance(given.get("label"), list) else chosen.n
-    samples = game.sample(count, chosen.seed, **given)
-    columns = chosen.columns or (chosen.n if chosen.label == "all" else 0)
+    columns = chosen.columns or (chosen.n if chosen.label == "all" else PATH if "between" in given else 0)
+    samples = drawn(game, count, chosen.seed, columns, given)
     shown = {"columns": columns, "cell": chosen.cell}
     notes = {**provenance(run, folder, device), "seed": chosen.seed, "n": count, **given, **shown}
     write(samples, out, notes, columns=columns, cell=chosen.cell)
     print(out)
     return 0
+
+
+def drawn(game: Game, n: int, seed: int, columns: int, given: dict[str, Any]) -> Tensor:
+    """n samples; with "between", two classes, n rows of `columns` samples from one to the other."""
+    import torch
+
+    if "between" not in given:
+        return game.sample(n, seed, **given)
+    rest = {name: value for name, value in given.items() if name != "between"}
+    draw: Any = game.draw_latents
+    path: Any = game.interpolate_classes
+    known = inspect.signature(draw).parameters  # of systems that truncate z
+    latents = draw(n, seed, **{name: value for name, value in rest.items() if name in known})
+    return torch.cat([path(z, *given["between"], columns, **rest) for z in latents])
 
 
 def again(run: Run, picture: str, out: Path) -> None:
@@ -126,9 +142,11 @@ def _made_again(run: Run, folder: Path, notes: dict[str, Any], device: str) -> t
         recipe = from_json(notes["picture"])
         return render(open_source(run, folder, device).space, recipe), columns_of(recipe), recipe.cell
     game = run.game_at(folder).to(device)
-    given = {name: notes[name] for name in ("truncation", "label", "domain") if name in notes}
-    samples = game.sample(int(notes["n"]), int(notes["seed"]), **given)
-    return samples, int(notes.get("columns", 0)), int(notes.get("cell", 96))
+    names = ("truncation", "label", "domain", "between")
+    given: dict[str, Any] = {name: notes[name] for name in names if name in notes}
+    columns = int(notes.get("columns", 0))
+    samples = drawn(game, int(notes["n"]), int(notes["seed"]), columns, given)
+    return samples, columns, int(notes.get("cell", 96))
 
 
 def _compare(samples: Tensor, columns: int, cell: int, noted: Noted, picture: str) -> None:
@@ -184,7 +202,14 @@ def controls(game: Game, recipe: Recipe, chosen: Sample) -> dict[str, Any]:
         classes = int(getattr(recipe, "classes", 0))
         if "label" not in known or not classes or not getattr(recipe, "conditional", True):
             raise UserError(f"this {recipe.system} knows no classes: leave --label out, or train a conditional one.")
-        if chosen.label == "all":
+        if ".." in chosen.label:
+            if not hasattr(game, "interpolate_classes"):
+                raise UserError(f"{recipe.system} has nothing between its classes: name one, or all.")
+            ends = [class_of(word.strip(), classes, recipe) for word in chosen.label.split("..")]
+            if len(ends) != 2:
+                raise UserError(f"--label {chosen.label} names {len(ends)} classes; a path goes from one to another.")
+            given["between"] = ends
+        elif chosen.label == "all":
             given["label"] = [y for y in range(classes) for _ in range(chosen.n)]
         else:
             named = [class_of(word.strip(), classes, recipe) for word in chosen.label.split(",")]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from saddlepoint.errors import UserError
 from saddlepoint.game import Game, Round, keyed_generator
+
+Label = int | float | Sequence[float] | Tensor | None  # see `chosen_labels`
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ def dtype_of(game: Game) -> torch.dtype:
 
 
 def line(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """`steps` latents on the straight line from start [size] to end [size], both included, [steps, size]."""
-    t = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype).unsqueeze(1)
+    """`steps` points on the straight line from start [...] to end [...], both included, [steps, ...]."""
+    t = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype).view(-1, *[1] * start.ndim)
     return torch.lerp(start.unsqueeze(0), end.unsqueeze(0), t)
 
 
@@ -68,12 +71,42 @@ class LatentGame(Game):
             controls.setdefault("label", 0)
         return self.sample(steps, z=line(start, end, steps), **controls)
 
+    def interpolate_classes(self, z: Tensor, first: int, second: int, steps: int = 8, **controls: Any) -> Tensor:
+        """Samples [steps, ...] of one latent z [latent] from one class to another, in the weights of the classes.
 
-def chosen_labels(label: int | list[int] | Tensor | None, n: int, classes: int, device: torch.device) -> Tensor:
-    """Class of each of n samples, int64 [n]: one number for all, one each, or (None) the classes in turn."""
+        UserError for a game without classes; controls as of `sample`.
+        """
+        classes = int(getattr(self.recipe, "classes", 0))
+        if "label" not in inspect.signature(self.sample).parameters or not getattr(self.recipe, "conditional", classes):
+            raise UserError(f"this {type(self).__name__} knows no classes: there is nothing between them.")
+        ends = F.one_hot(chosen_labels([first, second], 2, classes, z.device), classes).to(z.dtype)
+        return self.sample(steps, z=z.expand(steps, -1), label=line(ends[0], ends[1], steps), **controls)
+
+
+def chosen_labels(
+    label: Label, n: int, classes: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Classes of n samples, int64 [n]: one number for all, one each, or (None) the classes in turn.
+
+    Floating-point labels lie between classes and give weights of all, `dtype` [n, classes]: 2.25 is three quarters of
+    class 2 and a quarter of 3; or the weights themselves, as a tensor [classes] or [n, classes].
+    """
     if label is None:
         return torch.arange(n, device=device) % classes
-    found = torch.as_tensor(label, device=device, dtype=torch.int64)
+    found = torch.as_tensor(label, device=device)
+    if not found.is_floating_point():
+        return _whole(found.long(), n, classes)
+    found = found.to(dtype)
+    if isinstance(label, Tensor) and found.ndim and found.shape[-1] == classes and found.ndim <= 2:
+        return found.expand(n, classes)
+    if found.ndim > 1:
+        raise UserError(f"weights of the classes are [{n}, {classes}] or [{classes}], not {list(found.shape)}.")
+    below, above = (_whole(side.long(), n, classes) for side in (found.floor(), found.ceil()))
+    part = (found - found.floor()).expand(n).unsqueeze(1)
+    return torch.lerp(F.one_hot(below, classes).to(dtype), F.one_hot(above, classes).to(dtype), part)
+
+
+def _whole(found: Tensor, n: int, classes: int) -> Tensor:
     found = found.expand(n) if found.ndim == 0 else found
     if found.shape != (n,):
         raise UserError(f"label takes one class or {n} of them, not {found.numel()}.")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saddlepoint.layers.convolution import UpConv, fan_uniform_
 from saddlepoint.layers.normalisation import BatchNorm
+from saddlepoint.layers.spectral import ClassTable
 
 Resample = Literal["", "up", "down"]
 Norm = Callable[[int], nn.Module]
@@ -60,8 +61,7 @@ class ConditionalBatchNorm(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.norm = BatchNorm(channels, affine=False)
-        self.gain = nn.Embedding(classes, channels)
-        self.offset = nn.Embedding(classes, channels)
+        self.gain, self.offset = ClassTable(classes, channels), ClassTable(classes, channels)
         nn.init.ones_(self.gain.weight)
         nn.init.zeros_(self.offset.weight)
 

@@ -16,7 +16,7 @@ of the first author: ajbrock/BigGAN-PyTorch. Where we differ:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
@@ -37,7 +37,7 @@ from saddlepoint.layers.conditional import (
     standing_statistics,
     truncated,
 )
-from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, dtype_of, in_parts, line
+from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels, dtype_of, in_parts
 from saddlepoint.layers.residual import doubled, halved
 from saddlepoint.layers.spectral import (
     ClassTable,
@@ -537,7 +537,7 @@ class BigGAN(LatentGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | float | Sequence[float] | Tensor | None = None,
+        label: Label = None,
         truncation: float = 1.0,
         standing: bool = True,
         batch: int = 64,
@@ -556,20 +556,9 @@ class BigGAN(LatentGame):
                 return z.new_empty(0, self.recipe.channels, *self.recipe.shape)
             return in_parts(self.generator, z, classes, batch=batch)
 
-    def classes_of(self, label: int | float | Sequence[float] | Tensor | None, n: int) -> Tensor:
+    def classes_of(self, label: Label, n: int) -> Tensor:
         """What `sample` takes as label, for the generator: classes int64 [n], or weights of the classes [n, K]."""
-        known, dtype = max(1, self.classes), dtype_of(self)
-        if label is None or not torch.as_tensor(label).is_floating_point():
-            return chosen_labels(label, n, known, self.device)  # type: ignore[arg-type]
-        given = torch.as_tensor(label, dtype=dtype, device=self.device)
-        if isinstance(label, Tensor) and given.ndim and given.shape[-1] == known and given.ndim <= 2:
-            return given.expand(n, known)
-        if given.ndim > 1:
-            raise UserError(f"weights of the classes are [{n}, {known}] or [{known}], not {list(given.shape)}.")
-        below = chosen_labels(given.floor().long(), n, known, self.device)
-        above = chosen_labels(given.ceil().long(), n, known, self.device)
-        part = (given - given.floor()).expand(n).unsqueeze(1)
-        return torch.lerp(F.one_hot(below, known).to(dtype), F.one_hot(above, known).to(dtype), part)
+        return chosen_labels(label, n, max(1, self.classes), self.device, dtype_of(self))
 
     def truncated(self, truncation: float) -> ExitStack:
         """Inside, the generator's norms use the statistics of latents truncated so."""
@@ -597,22 +586,13 @@ class BigGAN(LatentGame):
             self.generator(z, self.classes_of(None, STATISTICS_BATCH))
             yield
 
-    def interpolate_classes(
-        self, z: Tensor, first: int, second: int, steps: int = 8, *, truncation: float = 1.0
-    ) -> Tensor:
-        """Images [steps, C, R, R] of one latent z [latent], from one class to another through their vectors."""
-        ends = chosen_labels([first, second], 2, max(1, self.classes), self.device)
-        weights = F.one_hot(ends, max(1, self.classes)).to(z.dtype)
-        mixed = line(weights[0], weights[1], steps)
-        return self.sample(steps, z=z.expand(steps, -1), label=mixed, truncation=truncation)
-
     def attention(
         self,
         n: int = 8,
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | float | Sequence[float] | Tensor | None = None,
+        label: Label = None,
         images: Tensor | None = None,
         side: int = 0,
     ) -> Attention:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from saddlepoint.errors import UserError
 from saddlepoint.game import Move, Player, Round, Stage, Terms
 from saddlepoint.layers.convolution import UpConv, halvings, normal_initialisation
-from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, dtype_of, in_parts
+from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels, dtype_of, in_parts
 from saddlepoint.layers.normalisation import BatchNorm
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
@@ -186,7 +186,7 @@ class DCGAN(LatentGame):
         return (self.one_hot(round["label"]),) if self.recipe.conditional else ()
 
     def one_hot(self, label: Tensor) -> Tensor:
-        return F.one_hot(label, self.recipe.classes).to(dtype_of(self))
+        return label if label.ndim == 2 else F.one_hot(label, self.recipe.classes).to(dtype_of(self))
 
     def real(self, round: Round) -> Tensor:
         """Images as the discriminator sees them: the conditional networks work in [0, 1]."""
@@ -211,7 +211,7 @@ class DCGAN(LatentGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         batch: int = 256,
     ) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent].

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from saddlepoint.errors import UserError
 from saddlepoint.game import Player, Round, Terms
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, in_parts, line
+from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels, in_parts, line
 from saddlepoint.layers.residual import doubled
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
@@ -129,6 +129,11 @@ class GANR1(LatentGame):
         super().__init__()
         if recipe.conditional and not recipe.classes:
             raise UserError("conditional gan-r1 needs labelled images, and these have none; use conditional=False.")
+        if recipe.conditional and recipe.embedding < 2:
+            raise UserError(
+                f"embedding={recipe.embedding} makes all classes alike, since their vectors are brought to length 1; "
+                "nearest: embedding=2."
+            )
         self.recipe = recipe
         self.objective = objective(recipe.objective)
         self.prior = Prior(recipe.latent, "normal")
@@ -172,7 +177,7 @@ class GANR1(LatentGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         batch: int = 64,
     ) -> Tensor:
         """n images in (-1, 1), [n, C, R, R], from the seed or from latents z [n, latent].
@@ -188,14 +193,16 @@ class GANR1(LatentGame):
             return in_parts(self.generator, z, given, batch=batch)
 
     def interpolate(  # type: ignore[override]
-        self, start: Tensor, end: Tensor, steps: int = 8, *, label: int | list[int] | Tensor | None = 0
+        self, start: Tensor, end: Tensor, steps: int = 8, *, label: Label = 0
     ) -> Tensor:
         """Images [steps, C, R, R] along the great circle between two latents [latent], all of one class."""
         t = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
         z = torch.cat([sphere(start[None], end[None], float(each)) for each in t])
         return self.sample(steps, z=z, label=label)
 
-    def interpolate_classes(self, z: Tensor, first: int, second: int, steps: int = 8) -> Tensor:
+    def interpolate_classes(  # type: ignore[override]
+        self, z: Tensor, first: int, second: int, steps: int = 8
+    ) -> Tensor:
         """Images [steps, C, R, R] of one latent z [latent], from one class to another through their vectors."""
         ends = self.generator.embed(chosen_labels([first, second], 2, max(1, self.classes), self.device))
         ends = (ends / torch.linalg.vector_norm(ends, dim=1, keepdim=True)).detach()

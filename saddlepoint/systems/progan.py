@@ -36,7 +36,7 @@ from saddlepoint.layers.growing import (
     image_at,
     up_conv,
 )
-from saddlepoint.layers.latent import Prior, chosen_labels, in_parts
+from saddlepoint.layers.latent import Label, Prior, chosen_labels, in_parts
 from saddlepoint.objectives import at_least_float32, objective
 from saddlepoint.penalties import between, judge, one_sided, slope, two_sided
 from saddlepoint.recipes.growing import Level
@@ -265,7 +265,7 @@ class ProGAN(GrowingGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         lod: float | None = None,
         batch: int = 64,
     ) -> Tensor:

@@ -24,7 +24,7 @@ from saddlepoint.errors import UserError
 from saddlepoint.game import Move, Player, Round, Stage, Terms
 from saddlepoint.layers.augment import GROUPS, Augmentation
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels
+from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels
 from saddlepoint.layers.resample import downsample2d, setup_filter, upsample2d
 from saddlepoint.objectives import objective
 from saddlepoint.penalties import judge
@@ -290,7 +290,7 @@ class R3GAN(LatentGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         batch: int = 64,
     ) -> Tensor:
         """n images, clamped to [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent].

@@ -27,7 +27,7 @@ from saddlepoint.game import Player, Round, Terms
 from saddlepoint.layers.attention import SelfAttention
 from saddlepoint.layers.conditional import ConditionalNorm
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, dtype_of, in_parts, line
+from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels, dtype_of, in_parts
 from saddlepoint.layers.normalisation import BatchNorm
 from saddlepoint.layers.residual import doubled, halved
 from saddlepoint.layers.spectral import Spectral, SpectralConv2d, SpectralEmbedding, SpectralLinear
@@ -219,11 +219,9 @@ class SAGAN(LatentGame):
         return {"gan": self.objective.generator(fake, real).mean()}
 
     # ---- use
-    def given(self, z: Tensor, label: int | list[int] | Tensor | None) -> Tensor:
-        """The classes of len(z) samples; floating-point rows [n, K] or [K] are weights of the classes."""
-        if isinstance(label, Tensor) and label.is_floating_point():
-            return label.expand(len(z), -1)
-        return chosen_labels(label, len(z), max(1, self.classes), self.device)
+    def given(self, z: Tensor, label: Label) -> Tensor:
+        """The classes of len(z) samples, int64 [n], or weights of the classes [n, K]."""
+        return chosen_labels(label, len(z), max(1, self.classes), self.device, dtype_of(self))
 
     def sample(
         self,
@@ -231,7 +229,7 @@ class SAGAN(LatentGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         batch: int = 64,
     ) -> Tensor:
         """n images in (-1, 1), [n, C, R, R], from the seed or from latents z [n, latent].
@@ -242,19 +240,13 @@ class SAGAN(LatentGame):
         with self.evaluating():
             return in_parts(self.generator, z, self.given(z, label), batch=batch)
 
-    def interpolate_classes(self, z: Tensor, first: int, second: int, steps: int = 8) -> Tensor:
-        """Images [steps, C, R, R] of one latent [latent] from one class to another: their gains and offsets mixed."""
-        ends = F.one_hot(chosen_labels([first, second], 2, max(1, self.classes), self.device), max(1, self.classes))
-        ends = ends.to(dtype_of(self))
-        return self.sample(steps, z=z.expand(steps, -1), label=line(ends[0], ends[1], steps))
-
     def attention(
         self,
         n: int = 8,
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         images: Tensor | None = None,
         side: int = 0,
     ) -> Attention:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ from saddlepoint.layers.growing import (
     index_of,
     up_conv,
 )
-from saddlepoint.layers.latent import Prior, chosen_labels, dtype_of, line
+from saddlepoint.layers.latent import Label, Prior, chosen_labels, dtype_of, line
 from saddlepoint.layers.resample import filter2d, setup_filter
 from saddlepoint.objectives import at_least_float32, objective
 from saddlepoint.penalties import judge
@@ -301,7 +301,7 @@ class StyleGAN1(GrowingGame):
         *,
         z: Tensor | None = None,
         w: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         truncation: float = 1.0,
         cutoff: int | None = None,
         noise: Literal["const", "random", "none"] = "const",
@@ -334,7 +334,7 @@ class StyleGAN1(GrowingGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
     ) -> Tensor:
         """w of every layer [n, layers, w] of n latents."""
         z = self.draw_latents(n, seed) if z is None else z
@@ -363,6 +363,13 @@ class StyleGAN1(GrowingGame):
         """Styles [N, layers, w]: those of `coarse` in the layers before `crossover`, those of `fine` from it on."""
         first, second = self.generator.styles(coarse), self.generator.styles(fine)
         return torch.cat([first[:, :crossover], second[:, crossover:]], 1)
+
+    def interpolate_classes(self, z: Tensor, first: int, second: int, steps: int = 8, **controls: Any) -> Tensor:
+        """Images [steps, C, R, R] of one latent z [latent] along the line in w between what two classes make of it."""
+        if not self.recipe.conditional:
+            return super().interpolate_classes(z, first, second, steps, **controls)  # says why not
+        w = self.draw_styles(2, z=z.expand(2, -1), label=[first, second])  # [2, layers, w]
+        return self.sample(steps, w=line(w[0], w[1], steps), **controls)
 
     def interpolate(self, start: Tensor, end: Tensor, steps: int = 8) -> Tensor:  # type: ignore[override]
         """Images [steps, C, R, R] along the straight line in w between two latents z [latent]."""

@@ -30,7 +30,7 @@ from saddlepoint.errors import UserError
 from saddlepoint.game import Move, Player, Round, Stage, Terms, keyed_generator
 from saddlepoint.layers.augment import Augmentation
 from saddlepoint.layers.equalised import EqualisedConv2d, EqualisedLinear, MinibatchStd, pixel_norm
-from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, line
+from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels, line
 from saddlepoint.layers.modulated import modulated_conv2d
 from saddlepoint.layers.resample import bias_act, conv2d_resample, downsample2d, setup_filter, upsample2d
 from saddlepoint.objectives import at_least_float32, objective
@@ -702,7 +702,7 @@ class StyleGAN2(LatentGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         truncation: float = 1.0,
         cutoff: int | None = None,
     ) -> Tensor:
@@ -720,7 +720,7 @@ class StyleGAN2(LatentGame):
         *,
         z: Tensor | None = None,
         w: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         truncation: float = 1.0,
         cutoff: int | None = None,
         noise: Literal["const", "random", "none"] = "const",
@@ -753,6 +753,14 @@ class StyleGAN2(LatentGame):
         """Images with the styles of latents `coarse` [n, latent] in the first `layer` layers, then those of `fine`."""
         early, late = self.mapped(0, z=coarse, **controls), self.mapped(0, z=fine, **controls)
         return self.sample(0, w=torch.cat([early[:, :layer], late[:, layer:]], 1))
+
+    def interpolate_classes(self, z: Tensor, first: int, second: int, steps: int = 8, **controls: Any) -> Tensor:
+        """Images [steps, C, H, W] of one latent z [latent] along the line in w between what two classes make of it."""
+        if not self.classes:
+            return super().interpolate_classes(z, first, second, steps, **controls)  # says why not
+        styles = {name: controls.pop(name) for name in ("truncation", "cutoff") if name in controls}
+        ends = self.mapped(0, z=z.expand(2, -1), label=[first, second], **styles)  # [2, copies, style]
+        return self.sample(0, w=line(ends[0], ends[1], steps), **controls)
 
     def interpolate(  # type: ignore[override]
         self, start: Tensor, end: Tensor, steps: int = 8, *, space: Literal["w", "z"] = "w"

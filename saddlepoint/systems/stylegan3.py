@@ -30,6 +30,7 @@ from saddlepoint import distributed
 from saddlepoint.errors import UserError
 from saddlepoint.game import Round
 from saddlepoint.layers.equalised import EqualisedLinear
+from saddlepoint.layers.latent import Label
 from saddlepoint.layers.resample import SQRT2, filter2d, filtered_lrelu
 from saddlepoint.objectives import at_least_float32
 from saddlepoint.recipes.stylegan2 import ConvolutionSettings
@@ -430,7 +431,7 @@ class StyleGAN3(StyleGAN2):
         *,
         z: Tensor | None = None,
         w: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         truncation: float = 1.0,
         cutoff: int | None = None,
         translate: tuple[float, float] = (0.0, 0.0),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from saddlepoint.errors import UserError
 from saddlepoint.game import Move, Player, Round, Stage, Terms
 from saddlepoint.layers.convolution import halvings
-from saddlepoint.layers.latent import LatentGame, Prior, chosen_labels, in_parts
+from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels, in_parts
 from saddlepoint.layers.normalisation import BatchNorm, LayerNorm
 from saddlepoint.layers.residual import (
     GLOROT,
@@ -330,7 +330,7 @@ class WGANGP(LatentGame):
         seed: int = 0,
         *,
         z: Tensor | None = None,
-        label: int | list[int] | Tensor | None = None,
+        label: Label = None,
         batch: int = 256,
     ) -> Tensor:
         """n images in [-1, 1], [n, C, R, R], from the seed or from latents z [n, latent].

@@ -50,3 +50,15 @@ def test_labels() -> None:
     assert chosen_labels(torch.tensor([1]), 1, 3, CPU).tolist() == [1]
     with pytest.raises(UserError, match="no class -1: the classes are 0 to 2; nearest: 0"):
         chosen_labels([0, -1], 2, 3, CPU)
+
+
+def test_labels_between_classes_are_weights_of_all() -> None:
+    found = chosen_labels([2.25, 0.0], 2, 4, CPU)
+    torch.testing.assert_close(found, torch.tensor([[0, 0, 0.75, 0.25], [1, 0, 0, 0]]))
+    assert chosen_labels(0.5, 3, 2, CPU, torch.float64).tolist() == 3 * [[0.5, 0.5]]
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    assert torch.equal(chosen_labels(weights, 2, 3, CPU), weights.expand(2, 3))
+    with pytest.raises(UserError, match="no class 4: the classes are 0 to 3; nearest: 3"):
+        chosen_labels([3.5], 1, 4, CPU)
+    with pytest.raises(UserError, match=r"weights of the classes are \[2, 4\] or \[4\], not \[2, 3\]"):
+        chosen_labels(torch.ones(2, 3), 2, 4, CPU)

@@ -19,6 +19,7 @@ from torch import Tensor
 from saddlepoint import recipes
 from saddlepoint.data import Stream, open_set
 from saddlepoint.engine import Source, Training
+from saddlepoint.errors import UserError
 from saddlepoint.game import Game, Round
 from saddlepoint.layers.latent import LatentGame
 from saddlepoint.recipes.base import ImageRecipe, Recipe
@@ -123,6 +124,26 @@ class TestEverySystem:
                 controls[name] = value
         ends = game.sample(2, z=z, **controls)
         assert torch.allclose(path[[0, -1]], ends, atol=1e-5) and not torch.equal(path[1], path[2])
+
+    def test_between_two_classes_lie_their_mixtures(self, system: str) -> None:
+        recipe = small(system)
+        if "conditional" in {f.name for f in dataclasses.fields(recipe)}:
+            needed: dict[str, object] = {"conditional": True, "classes": 10, "embedding": 4}
+            needed |= {"network": "resnet"} if system == "wgan-gp" else {}
+            names = {f.name for f in dataclasses.fields(recipe)}
+            recipe = recipes.with_overrides(recipe, {k: v for k, v in needed.items() if k in names})
+        game = training(recipe, rounds=1).game
+        if not isinstance(game, LatentGame):
+            pytest.skip("no latents")
+        z = game.draw_latents(1, seed=0)[0]
+        if "label" not in inspect.signature(game.sample).parameters:
+            with pytest.raises(UserError, match="knows no classes"):
+                game.interpolate_classes(z, 0, 3)
+            return
+        path = game.interpolate_classes(z, 0, 3, 4)
+        ends = game.sample(2, z=z.expand(2, -1), label=[0, 3])
+        assert torch.allclose(path[[0, -1]], ends, atol=1e-5)
+        assert not torch.equal(path[1], path[2]) and not torch.equal(path[0], path[-1])
 
     def test_every_term_is_finite_with_a_gradient_for_its_own_player(self, system: str) -> None:
         game, round = analysed(training(small(system), rounds=2))
