@@ -71,7 +71,7 @@ def data() -> str:
     for pair in PAIRS.values():
         parts = "train, test" if pair.paired else "a, b, test"
         shape = f"{', '.join(f'{n:,}' for n in pair.counts)} examples ({parts})"
-        rows.append([styled(pair.name, BOLD), f"{pair.summary} (pix2pix, cyclegan)"])
+        rows.append([styled(pair.name, BOLD), f"{pair.summary} ({pair.systems})"])
         rows.append(["", f"{shape}; {pair.licence}"])
         rows.append(["", pair.obtain])
     note = "Any folder of images and any zip in the layout of NVIDIA's dataset_tool will do as well: --data PATH."

@@ -7,7 +7,7 @@
     label/ inst/ img/, or train_label/ ...       label maps, instances and photos (pix2pixHD, SPADE); inst/ may lack
 
 All may also lie in train/ and test/, or in one more folder around everything. Names need to agree up to their suffix
-and the endings that Cityscapes gives them.
+and the endings that Cityscapes gives them. classes.txt beside the folders names the classes of label maps, one a line.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def find(path: str, split: str) -> Layout:
         _column(listing, stamp, spec, name, files, half=name if halves else "") for name, files in columns.items()
     )
     tops = {name: _top(files) for name, files in columns.items()}
-    label_names: tuple[str, ...] = ()
+    label_names = _class_names(listing, root) if "label" in columns else ()
 
     def held_out() -> Layout | None:
         if split != "train":
@@ -71,6 +71,18 @@ def find(path: str, split: str) -> Layout:
             return None
 
     return Layout(spec, made, paired, lambda name: key_of(name, tops), held_out, label_names)
+
+
+def _class_names(listing: Listing, root: str) -> tuple[str, ...]:
+    """The lines of classes.txt beside the folders, or nothing."""
+    name = f"{root}classes.txt" if f"{root}classes.txt" in listing.files else "classes.txt"
+    if name not in listing.files:
+        return ()
+    try:
+        lines = listing.fetch(name, -1).decode("utf-8-sig").splitlines()
+    except (OSError, ImageError, UnicodeDecodeError) as error:
+        raise UserError(f"{name!r} beside the label maps is no list of names, one a line: {error}.") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _zip(place: Path) -> tuple[Listing, str]:

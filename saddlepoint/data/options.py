@@ -74,7 +74,7 @@ class Options:
         """In words what is done to the images."""
         before, after = f"{facts.height}x{facts.width}", f"{self.height}x{self.width}"
         if facts.vector:
-            steps = [f"drawn at {self.drawing_size()} px by resvg"]
+            steps = [f"drawn at {self.drawing_size()} px"]
         elif facts.mixed:
             steps = [f"fitted from various sizes to {after} by {self.fit!r}, Lanczos filter"]
         elif before == after:

@@ -38,7 +38,11 @@ def layout(spec: str) -> Layout:
     if colon and split not in SPLITS:
         raise UserError(f"unknown split {split!r} of the set {name!r}; splits: {', '.join(SPLITS)}.")
     entry, split = PAIRS[name], split or "train"
-    if name == "glyphs":
+    if entry.label_names:
+        from . import label_sets
+
+        columns, paired = label_sets.columns(entry, split), True
+    elif name == "glyphs":
         columns, paired = _glyphs(entry, split), True
     elif name == "maps":
         columns, paired = _maps(entry, split), True
@@ -47,7 +51,12 @@ def layout(spec: str) -> Layout:
     else:
         columns, paired = _emoji(entry, split), split != "train"
     rest: Callable[[], Layout | None] = (lambda: layout(f"{name}:test")) if split == "train" else lambda: None
-    return Layout(spec, columns, paired, lambda file: file.partition("/")[2], rest, aligned=True)
+    return Layout(spec, columns, paired, _key, rest, entry.label_names, aligned=True)
+
+
+def _key(name: str) -> str:
+    """ "0123-4567" of "label/0123-4567"."""
+    return name.partition("/")[2]
 
 
 def _count(entry: PairEntry, split: str, position: int) -> int:
@@ -230,17 +239,20 @@ def _outlines(package: Path) -> tuple[dict[str, str], dict[str, str]]:
     return {code: svg for code, svg in found[0].items() if times[lines[code]] == 1}, found[1]
 
 
+def edge_codes(package: Path, split: str) -> list[str]:
+    """The codes of a split of OpenMoji's drawings that no other shares its outlines with, ascending."""
+    black, colour = _outlines(package)
+    both = sorted(black.keys() & colour.keys())
+    return [code for code in both if split == "all" or held_out(code) == (split == "test")]
+
+
 def _edges(entry: PairEntry, split: str) -> tuple[Column, ...]:
     entry_of = SETS["openmoji"]
     package = named._package(entry_of)
     if package.is_dir():
         raise UserError(f"openmoji-edges needs the npm package {SETS['openmoji'].package}: {package} has no outlines.")
 
-    @lru_cache(1)
-    def codes() -> list[str]:
-        black, colour = _outlines(package)
-        both = sorted(black.keys() & colour.keys())
-        return [code for code in both if split == "all" or held_out(code) == (split == "test")]
+    codes = lru_cache(1)(lambda: edge_codes(package, split))
 
     def column(position: int, letter: str) -> Column:
         def draw(index: int, size: int) -> Image.Image:

@@ -21,8 +21,8 @@ class GauGANRecipe(TranslationRecipe):
     labels: int = 0
     """Classes of the label maps (label_nc); 0 takes the data's names of classes, or what --levels makes."""
     levels: int = 0
-    """Make label maps of the input pictures: each channel cut into so many steps of brightness; 0: the data have
-    label maps."""
+    """Where the data have no label maps, make them of the input pictures: each channel cut into so many steps of
+    brightness."""
     dont_care: bool = False
     """Pixels of id 255 have a class of their own; without, they are refused."""
     instances: bool = False
@@ -106,6 +106,10 @@ class GauGANRecipe(TranslationRecipe):
         high = round((self.resolution >> doublings) / self.aspect) if self.aspect > 0 else 0
         return high << doublings, self.resolution >> doublings << doublings
 
+    def for_maps(self, classes: int) -> GauGANRecipe:
+        """The same for data with label maps of `classes` named classes (0: unknown): they are read, none are made."""
+        return replace(self, levels=0)
+
     def optimizers(self) -> dict[str, Optimizer]:
         return {"generator": self.g, "discriminator": self.d}
 
@@ -162,7 +166,9 @@ def tiny_map() -> GauGANRecipe:
 
 
 def tiny() -> GauGANRecipe:
-    """Minutes on CPU cores at 64x64: widths 16 to 128, hidden 32, with the style encoder; maps made of the inputs."""
+    """Minutes on CPU cores at 64x64: widths 16 to 128, hidden 32, with the style encoder; maps made of the inputs where
+    the data have none.
+    """
     return replace(tiny_map(), encoder=True, latent=64)
 
 

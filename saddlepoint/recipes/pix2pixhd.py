@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -19,7 +19,8 @@ class Pix2PixHDRecipe(TranslationRecipe):
     """From label maps with instances (labels > 0), or from pictures (labels = 0), to photos."""
 
     labels: int = 0
-    """Classes of the label maps (ids 0 ... labels - 1); 0 translates pictures, as pix2pix does."""
+    """Classes of the label maps (ids 0 ... labels - 1); 0 takes the data's, or translates pictures, as pix2pix does,
+    where the data have no label maps."""
     instances: bool = False
     """Read a map of instance ids too and show its edges to both players."""
     aspect: int = 1
@@ -82,6 +83,10 @@ class Pix2PixHDRecipe(TranslationRecipe):
     def shape(self) -> tuple[int, int]:
         return self.resolution // self.aspect, self.resolution
 
+    def for_maps(self, classes: int) -> Pix2PixHDRecipe:
+        """The same for data with label maps of `classes` named classes (0: unknown)."""
+        return replace(self, labels=self.labels or classes)
+
     def optimizers(self) -> dict[str, Optimizer]:
         return {"generator": self.g, "discriminator": self.d}
 
@@ -128,7 +133,7 @@ def large_12g() -> Pix2PixHDRecipe:
 
 def tiny() -> Pix2PixHDRecipe:
     """Minutes on one CPU core at 64x64: 3 halvings, 3 blocks, 16 to 128 maps, two discriminators of 2 layers, batches
-    of 4. Pictures; for label maps add --labels and --instances.
+    of 4. Label maps where the data have some (--instances for their objects), else pictures.
     """
     return Pix2PixHDRecipe(
         width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=12, hold_kimg=8,
@@ -137,10 +142,10 @@ def tiny() -> Pix2PixHDRecipe:
 
 
 def tiny_features() -> Pix2PixHDRecipe:
-    """The small one with 3 numbers per object; wants a set with label maps and instances, and --labels."""
+    """The small one with 3 numbers per object; wants a set with instances."""
     return Pix2PixHDRecipe(
         width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=12, hold_kimg=8,
-        decay_kimg=4, ema_half_life_kimg=0.2, labels=8, instances=True, features=3,
+        decay_kimg=4, ema_half_life_kimg=0.2, instances=True, features=3,
     )  # fmt: skip
 
 

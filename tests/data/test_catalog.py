@@ -100,7 +100,7 @@ def test_preparation_is_said_in_words():
         "padded from 28x28 to 32x32, not resampled; background black"
     )
     assert describe("digits", resolution=32).preparation == "resized from 8x8 to 32x32, Lanczos filter"
-    assert describe("noto", resolution="64x48", channels=4).preparation == "drawn at 48 px by resvg; transparency kept"
+    assert describe("noto", resolution="64x48", channels=4).preparation == "drawn at 48 px; transparency kept"
 
 
 @pytest.mark.parametrize(
