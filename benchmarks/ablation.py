@@ -19,7 +19,7 @@ from compare import filled, table
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 
 WITHOUT = {  # ingredient -> the settings that switch it off
-    "nothing": "",
+    "nothing": "",  # the whole list, which the others are compared with
     "self-attention": "+attention=[]+d_attention=[]",
     "hinge loss": "+objective=nonsaturating",
     "class-conditional norm": "+class_norm=false",
@@ -49,6 +49,7 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.systems, chosen.only_train = [f"biggan:tiny{WITHOUT[name]}" for name in chosen.without], False
     names = {f"biggan:tiny{settings}": f"without {name}" for name, settings in WITHOUT.items()}
+    names["biggan:tiny"] = "all ingredients"
     cells = filled(chosen)
     for data in chosen.data:
         print(table(cells, data, chosen.minutes, lambda system: names.get(system, system)))

@@ -4,10 +4,10 @@
                                  [--results FILE] [--work FOLDER] [--only-show]
 
 Each cell trains one system's `tiny` preset ("SYSTEM:PRESET" names another, "SYSTEM+batch=16+penalty.r1=1" changes
-settings) in a process of its own, with one torch
-thread, until it has used its budget of CPU seconds (building the data, sample grids and checkpoints included; scoring
-not), and then scores 5,000 samples of the averaged generator against all real images but 5,000, which give the floor:
-the same numbers for real against real. All cells of one data set are measured with the same extractor, counts and seed,
+settings) in a process of its own, with one torch thread, until it has used its budget of CPU seconds (building the
+data, sample grids and checkpoints included; scoring not), and then scores 5,000 samples (half as many as there are
+images, if that is less) of the averaged generator against all other real images, of which so many give the floor: the
+same numbers for real against real. All cells of one data set are measured with the same extractor, counts and seed,
 which the table names. A finished cell is stored at once and a later call makes only what is missing, so a run that was
 interrupted goes on. Seeds differ in initial weights, order of the data and latents.
 """
@@ -141,9 +141,10 @@ def setting(word: str) -> tuple[str, Any]:
 
 def cell(run: Run) -> dict[str, Any]:
     """Score a run; plain values."""
+    from saddlepoint.data import describe
     from saddlepoint.metrics.scoring import score
 
-    found = score(run.path, metrics=METRICS, n=SAMPLES, seed=0)
+    found = score(run.path, metrics=METRICS, n=min(SAMPLES, describe(run.recipe.data).count // 2), seed=0)
     return {
         "kimg": run.clock / 1000,
         "cpu_seconds": run.log()[-1]["cpu_seconds"],
