@@ -270,6 +270,14 @@ def test_command_lines_in_the_documentation_are_valid(line: str) -> None:
         parse(FORMS[" ".join(words[:length])], words[length:], prog="x")
 
 
+def test_train_without_a_system_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "digits", "--kimg", "3", "--dry-run", "--measure-seconds", "0"]
+    assert printed(capsys, "train", *words) == printed(capsys, "train", recipes.DEFAULT, *words)
+
+
 # ---- refusals
 @pytest.mark.parametrize(
     ("line", "said"),

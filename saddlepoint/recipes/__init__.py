@@ -63,6 +63,10 @@ SYSTEMS: dict[str, Entry] = {
 }
 
 
+# What `saddlepoint train` trains where no system is named: the best of benchmarks/compare.py at minutes on CPU.
+DEFAULT = "dcgan"
+
+
 def _module(system: str) -> Any:
     if system not in SYSTEMS:
         raise unknown("system", system, SYSTEMS)
