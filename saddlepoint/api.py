@@ -314,6 +314,10 @@ def _fit(
             bar.close()
     distributed.barrier()
     if run is not None and distributed.rank() == 0:
+        if finished and getattr(recipe, "features", 0):
+            from saddlepoint import appearances
+
+            appearances.keep(run, training.device)
         write_report(run)
         if not finished:
             print(

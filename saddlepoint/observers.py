@@ -138,7 +138,8 @@ class Samples:
         """The first examples: as many as samples are shown, or POINTS where they are points."""
         if training.source is None:
             return None
-        real = next(iter(training.source(0, self.count, 0, self.count).values()))
+        batch = training.source(0, self.count, 0, self.count)
+        real = next(part for part in batch.values() if part.ndim != 3)  # no map of classes or objects
         return real if real.ndim > 2 else next(iter(training.source(0, POINTS, 0, POINTS).values()))
 
     def finish(self, training: Training) -> None:

@@ -238,11 +238,16 @@ class Run:
         from saddlepoint.systems import build
 
         groups = ("game", "average")
-        tensors, _ = self.latest(groups)[1:] if checkpoint is None else read_checkpoint(checkpoint, groups)
+        found = self.latest(groups) if checkpoint is None else (checkpoint, *read_checkpoint(checkpoint, groups))
+        folder, tensors, _ = found
         game = build(self.recipe)
         game.load_state_dict({k.removeprefix("game/"): v for k, v in tensors.items() if k.startswith("game/")})
         if averaged:
             load_averaged(game, {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
+        if getattr(self.recipe, "features", 0):
+            from saddlepoint.appearances import attach
+
+            attach(game, self, folder, make=False)
         return game.eval()
 
     def sample(self, n: int, seed: int = 0, **controls: Any) -> Tensor:

@@ -1,28 +1,32 @@
-"""Pictures of a folder, a zip or a named set into the other domain of a trained translator, one file each.
+"""Pictures or label maps through a trained translator, one file each: `saddlepoint translate` from Python.
 
-translate   a run and pictures -> a folder of PNGs, and how far they are from the truth where it is known
+translate   a run and a source -> a folder of PNGs, and how far they are from the truth where it is known
 distances   outputs against true partners, with the input itself and strangers' partners as what to beat
+looks       the styles that outputs are wanted in: by seeds, or of a reference picture
+
+What a source may be is in `saddlepoint.inputs`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saddlepoint.errors import UserError, nearest
+from saddlepoint import inputs
+from saddlepoint.errors import UserError
+from saddlepoint.inputs import Picture, check_names
 from saddlepoint.runs import write_bytes, write_json
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
+    from saddlepoint.data.options import Options
     from saddlepoint.runs import Run
     from saddlepoint.systems.translation import Translator
 
@@ -32,21 +36,21 @@ DIRECTIONS = ("a-to-b", "b-to-a")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to translate: its name below the output folder, and how to read it as RGB, grey or with alpha."""
-
-    name: str
-    read: Callable[[], Image.Image]
-    truth: Callable[[], Image.Image] | None = None
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What became of the pictures. scores: see `distances`; empty without truth."""
+    """What became of the pictures. scores: see `distances`; empty without truth. notes: what a reader should know."""
 
     written: list[Path]
     problems: list[tuple[str, str]]
     scores: dict[str, dict[str, float]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look of the outputs: what is put behind their names, and the arguments that `translate` gets for it."""
+
+    suffix: str
+    options: dict[str, Any]
 
 
 def translate(
@@ -55,6 +59,7 @@ def translate(
     out: str | Path,
     *,
     truth: str = "",
+    instances: str = "",
     direction: str = "a-to-b",
     checkpoint: str = "",
     device: str = "cpu",
@@ -64,25 +69,33 @@ def translate(
     overlap: int = -1,
     passes: int = 2,
     seed: int = 0,
+    style: str = "",
+    styles: int = 0,
+    features: int = -1,
     on_error: str = "refuse",
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Translate every picture of `source` into `out`, under the same names, as PNG in its own size.
+    """Translate every picture, or label map, of `source` into `out`, under the same names, as PNG in its own size.
 
-    source: a folder or zip of pictures, one picture, or a named set with two domains ("maps:test"), whose true partners
-    are then compared with. truth: a folder with the true partners by name. resolution: bring pictures to this size
-    first. tile: side of the tiles that pictures are cut into; 0 cuts those above 2048x1024 pixels into tiles of 1024.
-    Raises UserError for a run that does not translate, an unknown direction, no pictures, unreadable ones (on_error
-    "refuse"; "skip" lists them) and missing partners.
+    source: a folder or zip of pictures, one picture, a folder or zip in an arrangement of `data.layouts` (its part with
+    ":test"), or a named set with two domains ("maps:test"), whose true partners are then compared with. truth,
+    instances: folders with the true partners and the instance maps by name; instances="regions" makes every connected
+    region an object. style: a seed or a reference picture (gaugan with encoder); features: the seed of the objects'
+    looks (pix2pixhd with features); styles: so many outputs of every input, in different looks. resolution: bring
+    inputs to this size first. tile: side of the tiles that pictures are cut into; 0 cuts those above 2048x1024 pixels
+    into tiles of 1024. Raises UserError for a run that does not translate, an unknown direction, no pictures,
+    unreadable ones and label maps with ids that are no class (on_error "refuse"; "skip" lists them) and missing
+    partners.
     """
     game = translator(run, checkpoint, device, direction)
-    pictures = list(found(source, truth, direction, game.recipe))
+    wanted = looks(game, seed, style, styles, features)
+    pictures = list(inputs.found(game, source, truth=truth, instances=instances, direction=direction))
     check_names(pictures)
     folder = Path(out).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {str(folder)!r} is a file; name a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    work = _Work(game, folder, direction, batch, resolution, tile, overlap, passes, seed, on_error)
+    work = _Work(game, folder, direction, batch, resolution, tile, overlap, passes, on_error, wanted, instances)
     for count, picture in enumerate(pictures, 1):
         work.add(picture)
         if progress:
@@ -97,6 +110,7 @@ def translate(
 
 def translator(run: Run, checkpoint: str = "", device: str = "cpu", direction: str = "a-to-b") -> Translator:
     """The run's averaged game. UserError where it does not translate, or not in this direction."""
+    from saddlepoint import appearances
     from saddlepoint.api import choose_device
     from saddlepoint.errors import unknown
     from saddlepoint.recipes.translation import TranslationRecipe
@@ -104,116 +118,77 @@ def translator(run: Run, checkpoint: str = "", device: str = "cpu", direction: s
     if not isinstance(run.recipe, TranslationRecipe):
         raise UserError(
             f"{run.path} is a {run.recipe.system}, which makes pictures from noise: draw from it with "
-            "`saddlepoint sample`. pix2pix and cyclegan translate."
+            "`saddlepoint sample`. pix2pix, pix2pixhd, cyclegan and gaugan translate."
         )
-    game: Any = run.game_at(run.checkpoint(checkpoint)).to(choose_device(device))
+    folder = run.checkpoint(checkpoint)
+    game: Any = run.game_at(folder).to(choose_device(device))
     if direction not in game.directions:
         raise unknown(f"direction of {run.recipe.system}", direction, game.directions)
     made: Translator = game
+    appearances.attach(made, run, folder)
     return made
 
 
-# ---- pictures
-def found(source: str, truth: str, direction: str, recipe: Any) -> Iterator[Picture]:
-    """The pictures that `source` names."""
-    from saddlepoint.data.pair_catalog import PAIRS
-    from saddlepoint.data.paired import split_of
-
-    if split_of(source)[0] in PAIRS:
-        if truth:
-            raise UserError(f"the set {source!r} knows its true partners: leave --truth out.")
-        yield from _of_set(source, direction, recipe)
-        return
-    partners = {_stem(name): read for name, read in _of_files(truth)} if truth else None
-    for name, read in _of_files(source):
-        stem = _stem(name)
-        if partners is not None and stem not in partners:
-            near = nearest(stem, partners)
-            raise UserError(
-                f"{name} of {source!r} has no partner in {truth!r}{f'; {near} is nearest' if near else ''}."
-            )
-        yield Picture(stem + ".png", read, None if partners is None else partners[stem])
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0] or name
+# ---- looks
+def looks(game: Translator, seed: int = 0, style: str = "", styles: int = 0, features: int = -1) -> list[Look]:
+    """The looks that are asked for: one, or `styles` of them. UserError for what this system does not have."""
+    system = game.recipe.system
+    encoder, objects = bool(getattr(game.recipe, "encoder", False)), bool(getattr(game.recipe, "features", 0))
+    if style and not encoder:
+        other = "; its objects' looks are chosen with --features SEED" if objects else ""
+        how = "train one with --encoder" if hasattr(game.recipe, "encoder") else "gaugan with --encoder has styles"
+        raise UserError(f"this {system} has no style encoder, so --style means nothing to it: {how}{other}.")
+    if features >= 0 and not objects:
+        hint = "; --style SEED is what it has" if encoder else ""
+        raise UserError(f"this {system} has no features of objects: pix2pixhd with --features 3 has{hint}.")
+    if styles and not (encoder or objects):
+        raise UserError(f"this {system} makes one picture of an input: leave --styles out.")
+    number = style.lstrip("-").isdigit()
+    reference = inputs.look_of(game, style) if style and not number else None
+    start = int(style) if style and number else features if features >= 0 else seed
+    return [
+        Look(f"-{k}" if styles else "", _look(game, encoder, seed, start + k, reference, k))
+        for k in range(styles or 1)
+    ]  # fmt: skip
 
 
-def _of_files(path: str) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
-    """(name, how to read it) of one picture, or of those of a folder or zip in the order of their names."""
-    from saddlepoint.data import files, pixels
-    from saddlepoint.data.catalog import existing_path
-
-    place = Path(path).expanduser()
-    if place.is_file() and place.suffix.lower() in files.SUFFIXES:
-        yield place.name, lambda: pixels.decode(pixels.open_image(place.read_bytes()))
-        return
-    if place.is_file() and place.suffix.lower() != ".zip":
-        raise UserError(f"{path!r} is no picture in a known format; expected {', '.join(sorted(files.SUFFIXES))}.")
-    place = existing_path(path)
-    listing = files._list_folder(place)[0] if place.is_dir() else files._list_zip(place)
-    names = listing.images()
-    if not names:
-        raise UserError(f"{path!r} holds no pictures.")
-    root = files._root(names)
-    for name in names:
-        yield name[len(root) :], lambda name=name: pixels.decode(files._open(listing, name))  # type: ignore[misc]
-
-
-def _of_set(spec: str, direction: str, recipe: Any) -> Iterator[Picture]:
-    """The pictures of a named set at the run's resolution, with their true partners where they have some."""
-    from PIL import Image
-
-    from saddlepoint.data.paired import find, open_items
-
-    swapped = (recipe.direction == "b-to-a") != (direction == "b-to-a")
-    first, second = ("b", "a") if swapped else ("a", "b")
-    layout = find(spec)
-    items = open_items(
-        layout, ("a", "b"), resolution=recipe.shape, fit=recipe.fit, background=recipe.background
-    )  # fmt: skip
-
-    def image(name: str, index: int) -> Image.Image:
-        array = items.take(name, np.array([index]))[0]  # [C, H, W]
-        return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
-
-    columns = list(items.columns)
-    count = len(items) if items.paired else len(items.columns[first])
-    for n in range(count):
-        a = int(items.rows[n, columns.index(first)]) if items.rows is not None else n
-        b = int(items.rows[n, columns.index(second)]) if items.rows is not None else -1
-        name = items.names[n] if items.paired else items.columns[first].names[n].partition("/")[2]
-        read_truth = (lambda b=b: image(second, b)) if b >= 0 else None
-        yield Picture(f"{name}.png", lambda a=a: image(first, a), read_truth)  # type: ignore[misc]
-
-
-def check_names(pictures: Sequence[Picture]) -> None:
-    """Refuse two pictures that would be written to one file, and names that leave the folder."""
-    seen: dict[str, int] = {}
-    for index, picture in enumerate(pictures):
-        if seen.setdefault(picture.name, index) != index:
-            raise UserError(f"two pictures would be written as {picture.name!r}; give them different names.")
-        if ".." in Path(picture.name).parts or Path(picture.name).is_absolute():
-            raise UserError(f"the name {picture.name!r} leads out of the output folder.")
+def _look(game: Any, encoder: bool, seed: int, number: int, reference: Tensor | None, k: int) -> dict[str, Any]:
+    """The arguments of one look: of several after a reference picture, the first is its mean and the others drawn."""
+    if not encoder:
+        return {"seed": number}
+    if reference is not None:
+        return {"seed": seed, "style": game.style_of(reference, number if k else None)}
+    return {"seed": seed, "style": game.styles(1, number)}
 
 
 # ---- work
+@dataclass(frozen=True)
+class _Read:
+    """An input that has been read. x: a picture [C, H, W] in [-1, 1] or class ids [H, W]; objects: ids [H, W]."""
+
+    picture: Picture
+    x: Tensor
+    objects: Tensor | None
+
+
 class _Work:
-    """Reads pictures, groups those of one size into batches, translates and writes them."""
+    """Reads inputs, groups those of one size into batches, translates and writes them."""
 
     def __init__(
         self, game: Translator, folder: Path, direction: str, batch: int, resolution: str, tile: int, overlap: int,
-        passes: int, seed: int, on_error: str,
+        passes: int, on_error: str, wanted: Sequence[Look], instances: str = "",
     ) -> None:  # fmt: skip
         from saddlepoint.data.options import Options
 
-        self.game, self.folder, self.direction = game, folder, direction
+        self.game: Any = game
+        self.folder, self.direction, self.wanted = folder, direction, wanted
         self.batch, self.tile, self.overlap, self.passes = max(1, batch), tile, overlap, passes
-        self.seed, self.on_error = seed, on_error
+        self.on_error = on_error
         self.options = Options.parse(resolution or None, None, "crop", "white")
+        self.regions = instances == inputs.REGIONS
         forward = direction == "a-to-b"
         self.channels = (game.inputs, game.outputs) if forward else (game.outputs, game.inputs)
-        self.waiting: list[tuple[Picture, Tensor]] = []
+        self.waiting: list[_Read] = []
         self.written: list[Path] = []
         self.problems: list[tuple[str, str]] = []
         self.compared: list[tuple[Tensor, Tensor, Tensor]] = []  # (output, truth, input)
@@ -223,38 +198,26 @@ class _Work:
         from saddlepoint.data.pixels import ImageError
 
         try:
-            x = self.tensor(picture.read(), self.channels[0])
+            given = read(self.game, picture, self.channels[0], self.options, self.regions)
         except ImageError as error:
             if self.on_error == "refuse":
                 raise UserError(f"{picture.name} {error}; leave it out with --on-error skip.") from error
             self.problems.append((picture.name, str(error)))
             return
-        if self.waiting and self.waiting[0][1].shape != x.shape:
+        if self.waiting and self.waiting[0].x.shape != given.x.shape:
             self.flush()
-        high, wide = x.shape[1:]
+        high, wide = given.x.shape[-2:]
         side = self.tile or (TILE if high * wide > WHOLE else 0)
         if side and max(high, wide) > side:
             self.flush()
-            y = self.game.translate_tiled(
-                x, tile=side, overlap=self.overlap, passes=self.passes, direction=self.direction, seed=self.seed
-            )  # fmt: skip
-            self.write(picture, x, y)
+            how = {"tile": side, "overlap": self.overlap, "passes": self.passes, "direction": self.direction}
+            objects = {} if given.objects is None else {"instance": given.objects}
+            for look in self.wanted:
+                self.write(given, look, self.game.translate_tiled(given.x, **how, **objects, **look.options))
             return
-        self.waiting.append((picture, x))
+        self.waiting.append(given)
         if len(self.waiting) == self.batch:
             self.flush()
-
-    def tensor(self, image: Image.Image, channels: int) -> Tensor:
-        """float [C, H, W] in [-1, 1], transparency on white."""
-        import torch
-
-        from saddlepoint.data import pixels
-
-        options = self.options
-        if not options.height:
-            options = dataclasses.replace(options, height=image.height, width=image.width)
-        array = pixels.to_pixels(image, dataclasses.replace(options, channels=channels))
-        return torch.from_numpy(array).float().div_(127.5).sub_(1)
 
     def flush(self) -> None:
         """Translate what waits."""
@@ -262,25 +225,64 @@ class _Work:
 
         if not self.waiting:
             return
-        x = torch.stack([one for _, one in self.waiting])
-        made = self.game.translate(x, direction=self.direction, seed=self.seed, batch=self.batch)
-        for (picture, one), y in zip(self.waiting, made, strict=True):
-            self.write(picture, one, y)
+        x = torch.stack([one.x for one in self.waiting])
+        known = [one.objects for one in self.waiting if one.objects is not None]
+        objects = {"instance": torch.stack(known)} if known else {}
+        for look in self.wanted:
+            made = self.game.translate(x, direction=self.direction, batch=self.batch, **objects, **look.options)
+            for one, y in zip(self.waiting, made, strict=True):
+                self.write(one, look, y)
         self.waiting = []
 
-    def write(self, picture: Picture, x: Tensor, y: Tensor) -> None:
-        """The PNG, whole or not at all; and the three pictures kept for comparison where the truth is known."""
+    def write(self, given: _Read, look: Look, y: Tensor) -> None:
+        """The PNG, whole or not at all; and the pictures kept for comparison where the truth is known."""
         from saddlepoint import pictures
 
-        path = self.folder / picture.name
+        picture = given.picture
+        path = self.folder / (picture.name.removesuffix(".png") + look.suffix + ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, pictures.png(pictures.picture(y[None])))
         self.written.append(path)
-        if picture.truth is not None:
-            truth = self.tensor(picture.truth(), self.channels[1])
+        if picture.truth is not None and look is self.wanted[0]:
+            truth = inputs.tensor(picture.truth(), self.channels[1], self.options)
             if truth.shape != y.shape:
                 raise UserError(f"{picture.name} is {y.shape[1]}x{y.shape[2]}, its true partner {truth.shape[1:]}.")
-            self.compared.append((y.float().cpu(), truth, x))
+            self.compared.append((y.float().cpu(), truth, given.x))
+
+
+def whole_or_tiled(game: Any, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """One input [C, H, W] or [H, W] through the game, in tiles where it is above WHOLE pixels; "instance" is [H, W]."""
+    if x.shape[-2] * x.shape[-1] > WHOLE:
+        made: Tensor = game.translate_tiled(x, tile=TILE, **options)
+        return made
+    batched = {**options, **({"instance": options["instance"][None]} if "instance" in options else {})}
+    made = game.translate(x[None], **batched)[0].float().cpu()
+    return made
+
+
+def read(game: Translator, picture: Picture, channels: int, options: Options, regions: bool = False) -> _Read:
+    """A picture or label map and its objects. Raises ImageError for what cannot be used, with the reason."""
+    import torch
+
+    from saddlepoint.data.pixels import ImageError
+    from saddlepoint.systems.translation import strange_ids
+
+    if game.takes[0] == "label":
+        x = inputs.ids(picture.read(), options)
+        wrong = strange_ids(x, game.classes, bool(getattr(game.recipe, "dont_care", False)))
+        if wrong:
+            raise ImageError(wrong)
+    else:
+        x = inputs.tensor(picture.read(), channels, options)
+    objects = None
+    if regions and game.takes[0] == "label":
+        objects = torch.from_numpy(inputs.regions(x.numpy()))
+    elif "instance" in game.takes and picture.instance is not None:
+        objects = inputs.ids(picture.instance(), options)
+        if objects.shape != x.shape[-2:]:
+            sizes = "{}x{}, its instance map {}x{}".format(*x.shape[-2:], *objects.shape)
+            raise ImageError(f"is {sizes}; expected the same size")
+    return _Read(picture, x, objects)
 
 
 # ---- how far from the truth
@@ -288,12 +290,12 @@ def distances(compared: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, di
     """{"output" | "input" | "stranger": {"l1", "l1_error", "psnr", "ssim"}} of (output, truth, input) in [-1, 1].
 
     l1: mean absolute difference on a scale from 0 to 1, with its standard error over pictures; psnr in decibels.
-    "input" is the identity map, what a translator that does nothing would get; "stranger" the true partner of another
-    picture, what one that ignores its input would.
+    "input" is the identity map, what a translator that does nothing would get (none for label maps); "stranger" the
+    true partner of another picture, what one that ignores its input would.
     """
     others = [compared[(i + len(compared) // 2) % len(compared)][1] for i in range(len(compared))]
     found = {"output": [_scores(y, t) for y, t, _ in compared]}
-    if all(x.shape[0] in (1, t.shape[0]) for _, t, x in compared):
+    if all(x.ndim == 3 and x.shape[0] in (1, t.shape[0]) for _, t, x in compared):
         found["input"] = [_scores(x.expand_as(t), t) for _, t, x in compared]
     if all(o.shape == t.shape for o, (_, t, _) in zip(others, compared, strict=True)):
         found["stranger"] = [_scores(o, t) for o, (_, t, _) in zip(others, compared, strict=True)]

@@ -141,6 +141,8 @@ def _made_again(run: Run, folder: Path, notes: dict[str, Any], device: str) -> t
 
         recipe = from_json(notes["picture"])
         return render(open_source(run, folder, device).space, recipe), columns_of(recipe), recipe.cell
+    if "painted" in notes:
+        raise UserError("`saddlepoint paint` made it; its words are under 'painted' in the metadata.")
     game = run.game_at(folder).to(device)
     names = ("truncation", "label", "domain", "between")
     given: dict[str, Any] = {name: notes[name] for name in names if name in notes}

@@ -15,39 +15,52 @@ from saddlepoint.errors import UserError
 
 @dataclass(frozen=True)
 class Translate:
-    """Translate pictures with a trained pix2pix or CycleGAN: every picture of --input into --out, in its own size.
+    """Translate pictures or label maps with a trained pix2pix, pix2pixHD, CycleGAN or GauGAN: every one of --input into
+    --out, in its own size.
 
-    With a named set as input ("maps:test"), or with --truth, the distances to the true partners are told as well.
+    With a named set as input ("maps:test"), with the photos of a folder label/ inst/ img/, or with --truth, the
+    distances to the true partners are told as well. `saddlepoint paint` shows what an edit of a label map does.
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     input: str
-    """A folder or zip of pictures, one picture, or a named set with two domains."""
+    """A folder or zip of pictures or label maps, one of them, a folder of pairs or label/ inst/ img/ (its part with
+    :test), or a named set."""
     out: str
     """The folder to write PNGs into, under the names of the input; files of these names are replaced."""
     direction: Literal["a-to-b", "b-to-a"] = "a-to-b"
     """Which way; b-to-a with CycleGAN only."""
     truth: str = ""
     """A folder or zip with the true partners, by the same names: tells how far the output is from them."""
+    instances: str = ""
+    """A folder or zip with instance maps, by the same names, where the input has none; regions makes every connected
+    region of a class an object."""
+    style: str = ""
+    """GauGAN with encoder: a seed, or a picture whose style is taken."""
+    features: int = -1
+    """pix2pixHD with features: the seed that decides the objects' looks; -1 takes --seed."""
+    styles: int = 0
+    """So many outputs of every input, in different styles or looks: NAME-0.png, NAME-1.png, ..."""
     resolution: str = ""
-    """Bring pictures to this size first (64, or HEIGHTxWIDTH; scaled to cover, the middle cut out)."""
+    """Bring inputs to this size first (64, or HEIGHTxWIDTH; scaled to cover, the middle cut out)."""
     batch: int = 8
-    """Pictures of one size that are translated together."""
+    """Inputs of one size that are translated together."""
     tile: int = 0
-    """Side of the tiles that large pictures are cut into; 0: tiles of 1024 for pictures above 2048x1024 pixels."""
+    """Side of the tiles that large inputs are cut into; 0: tiles of 1024 for those above 2048x1024 pixels."""
     overlap: int = -1
-    """Pixels by which tiles overlap; -1: as far as a pixel sees, at most a quarter of a tile."""
+    """Pixels by which tiles overlap; -1: as far as a pixel sees, at most half a tile."""
     passes: int = 2
     """Passes over the tiles in which norm layers agree on statistics; 0 is fastest and shows seams."""
     checkpoint: str = ""
     """Kimg of the checkpoint, its folder, or best; without it the newest."""
     seed: int = 0
-    """Decides dropout's noise, where the run has it."""
+    """Decides the style where no other is given, and dropout's noise, where the run has it."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps or auto."""
     on_error: Literal["refuse", "skip"] = "refuse"
-    """Pictures that cannot be read: stop and name the first, or leave them out and name them all."""
+    """Inputs that cannot be read, and label maps with ids that are no class: stop and name the first, or leave them out
+    and name them all."""
     quiet: Switch = False
     """Print errors only."""
 
@@ -59,6 +72,8 @@ def translate(argv: list[str]) -> int:
         raise UserError(f"--batch is {chosen.batch}; expected 1 or more.")
     if chosen.tile < 0 or chosen.passes < 0 or chosen.overlap < -1:
         raise UserError("--tile and --passes are 0 or more, --overlap is -1 or more.")
+    if chosen.styles < 0 or chosen.features < -1:
+        raise UserError("--styles and --features are 0 or more.")
     from saddlepoint import translation
     from saddlepoint.api import load
     from saddlepoint.cli.data import _bar
@@ -69,6 +84,7 @@ def translate(argv: list[str]) -> int:
             chosen.input,
             chosen.out,
             truth=chosen.truth,
+            instances=chosen.instances,
             direction=chosen.direction,
             checkpoint=chosen.checkpoint,
             device=chosen.device,
@@ -78,11 +94,16 @@ def translate(argv: list[str]) -> int:
             overlap=chosen.overlap,
             passes=chosen.passes,
             seed=chosen.seed,
+            style=chosen.style,
+            styles=chosen.styles,
+            features=chosen.features,
             on_error=chosen.on_error,
             progress=progress,
         )
     for name, reason in outcome.problems:
         print(f"left out: {name} {reason}", file=sys.stderr)
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
     if not chosen.quiet:
         print(f"{amount(len(outcome.written), 'picture')} in {chosen.out}")
         if outcome.scores:

@@ -393,7 +393,7 @@ class Pix2PixHD(Translator):
     def __init__(self, recipe: Pix2PixHDRecipe) -> None:
         super().__init__(recipe)
         check(recipe)
-        self.classes = recipe.labels
+        self.classes, self.objects_needed = recipe.labels, recipe.instances
         condition = (recipe.labels or self.inputs) + recipe.instances
         takes, gives = condition + recipe.features, self.outputs
         made: nn.Module

@@ -82,6 +82,7 @@ class Translator(Game):
 
     directions: tuple[str, ...] = ("a-to-b",)
     classes = 0  # of the label maps that it takes; 0 where it takes pictures
+    objects_needed = False  # whether "instance" must be given where `takes` has it
     examples_a: Tensor
     examples_b: Tensor
     examples_known: Tensor
