@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
-from saddlepoint.recipes.base import AdversarialRecipe, Optimizer, Penalty
+import tyro
+
+from saddlepoint.recipes.base import AdversarialRecipe, Augment, Optimizer, Penalty
 
 SUMMARY = "DCGAN (2015): the first stable convolutional GAN; batch norm in both players"
 
@@ -30,6 +32,8 @@ class DCGANRecipe(AdversarialRecipe):
     """Units of the dense hidden layers of the conditional networks."""
     batch_statistics: bool = False
     """Sample with the batch's own statistics, as the official code does: an image then depends on its neighbours."""
+    augment: Annotated[Augment, tyro.conf.arg(name="augment")] = field(default_factory=Augment)
+    """Adaptive discriminator augmentation, for small sets: --augment.operations bgc."""
     draws: Literal["data", "noise"] = "data"
     """What the generator moves on: an own minibatch, as in the official code, or the discriminator's with new noise."""
     hold_kimg: float = 0.0

@@ -12,6 +12,7 @@ What the paper does with a trained DCGAN (latent arithmetic, features for a clas
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
 from saddlepoint.game import Move, Player, Round, Stage, Terms
+from saddlepoint.layers.augment import Augmentation
 from saddlepoint.layers.convolution import UpConv, halvings, normal_initialisation
 from saddlepoint.layers.latent import Label, LatentGame, Prior, chosen_labels, dtype_of, in_parts
 from saddlepoint.layers.normalisation import BatchNorm
@@ -165,6 +167,7 @@ class DCGAN(LatentGame):
         self.prior = Prior(recipe.latent, recipe.prior)
         self.generator = ConditionalGenerator(recipe) if recipe.conditional else Generator(recipe)
         self.discriminator = ConditionalDiscriminator(recipe) if recipe.conditional else Discriminator(recipe)
+        self.augment = Augmentation(recipe.augment) if recipe.augment.operations else None
         normal_initialisation(self)
         for layer in self.generator.modules():
             if isinstance(layer, BatchNorm):
@@ -181,6 +184,10 @@ class DCGAN(LatentGame):
     def moves(self, step: int) -> list[Move]:
         return [Move(m.player, self.recipe.draws if m.player == "generator" else "data") for m in super().moves(step)]
 
+    def advance(self, step: int, clock: int) -> None:
+        if self.augment:
+            self.augment.advance(step, self.recipe.batch)
+
     def given(self, round: Round) -> tuple[Tensor, ...]:
         """What both players are told: nothing, or the class as a one-hot row [N, K]; fakes take the reals' classes."""
         return (self.one_hot(round["label"]),) if self.recipe.conditional else ()
@@ -192,17 +199,32 @@ class DCGAN(LatentGame):
         """Images as the discriminator sees them: the conditional networks work in [0, 1]."""
         return (round["image"] + 1) / 2 if self.recipe.conditional else round["image"]
 
+    def judged(self, round: Round, name: str) -> Callable[[Tensor], Tensor]:
+        """The discriminator as a function of images, with this round's classes and augmentation (in [-1, 1])."""
+        y, unit = self.given(round), self.recipe.conditional
+
+        def judged(x: Tensor) -> Tensor:
+            if self.augment:
+                x = self.augment(2 * x - 1 if unit else x, round, name)
+                x = (x + 1) / 2 if unit else x
+            logits: Tensor = self.discriminator(x, *y)
+            return logits
+
+        return judged
+
     def discriminator_loss(self, round: Round) -> Terms:
-        y = self.given(round)
-        fake = self.generator(self.prior.of(round), *y)
-        judged = judge(lambda x: self.discriminator(x, *y), self.real(round), fake, round, self.recipe.penalty)
+        fake = self.generator(self.prior.of(round), *self.given(round))
+        on_real, on_fake = self.judged(round, "real"), self.judged(round, "fake")
+        judged = judge(on_real, self.real(round), fake, round, self.recipe.penalty, fake_critic=on_fake)
+        if self.augment:
+            self.augment.observe(judged.real, round)
         return {"gan": self.objective.discriminator(judged.real, judged.fake).mean(), **judged.penalties}
 
     def generator_loss(self, round: Round) -> Terms:
-        y = self.given(round)
-        fake = self.discriminator(self.generator(self.prior.of(round), *y), *y)
-        real = self.discriminator(self.real(round), *y) if self.objective.uses_real_in_generator else None
-        return {"gan": self.objective.generator(fake, real).mean()}
+        fake, real = self.generator(self.prior.of(round), *self.given(round)), None
+        if self.objective.uses_real_in_generator:
+            real = self.judged(round, "real")(self.real(round))
+        return {"gan": self.objective.generator(self.judged(round, "fake")(fake), real).mean()}
 
     # ---- use
     def sample(

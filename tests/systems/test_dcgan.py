@@ -322,3 +322,31 @@ def test_trained_features_beat_random_ones_on_digits() -> None:
 
 def test_counting_helper_counts() -> None:
     assert count(nn.Linear(3, 2)) == 8
+
+
+# ---- augmentation
+@pytest.mark.parametrize("conditional", [False, True])
+def test_everything_that_the_discriminator_sees_is_augmented(conditional: bool) -> None:
+    small = {"resolution": 16, "channels": 1, "width": 4, "conditional": conditional, "classes": 3, "precision": "fp32"}
+    plain, game = (build("dcgan", **small, augment={"operations": o, "p": 1.0}) for o in ("", "bgc"))
+    game.load_state_dict(plain.state_dict(), strict=False)
+    batch = {"image": images(8, channels=1, resolution=16), "label": torch.arange(8) % 3}
+    seen = []
+    game.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    for player in ("generator", "discriminator"):
+        a, b = (g.loss(player, g.round(batch)) for g in (plain, game))
+        assert not torch.allclose(a["gan"], b["gan"])
+    real = plain.real(plain.round(batch))
+    assert len(seen) == 3 and not any(torch.allclose(x, real) for x in seen)
+    game.augment.controller.p.fill_(0.0)
+    game.loss("discriminator", game.round(batch))
+    torch.testing.assert_close(seen[3], real)  # and the conditional networks still work in [0, 1]
+
+
+def test_adaptive_augmentation_follows_the_signs() -> None:
+    small = {"resolution": 16, "channels": 1, "width": 4, "batch": 8}
+    game = build("dcgan", **small, augment={"operations": "bgc", "p": 0.5, "kimg": 0.1})
+    training = train(game, {"image": images(8, channels=1, resolution=16)}, rounds=4)
+    p, sign = float(game.augment.controller.p), float(game.augment.controller.sign)
+    assert p == pytest.approx(0.5 + math.copysign(4 * 8 / 100, sign - 0.6))
+    assert training.counters.step == 4
