@@ -1,7 +1,8 @@
-"""StyleGAN2 on 500 images with and without adaptive augmentation: how much of the held-out images is covered.
+"""A GAN on 500 images with and without adaptive augmentation: how much of the held-out images is covered.
 
-    python benchmarks/ada.py [--data fashion-mnist] [--images 500] [--kimg 200] [--resolution 16] [--r1 0.02]
-                             [--variants none ada] [--seeds 2] [--results FILE] [--work FOLDER] [--grids FOLDER]
+    python benchmarks/ada.py [--system stylegan2] [--data fashion-mnist] [--images 500] [--kimg 200] [--resolution 16]
+                             [--r1 0.02] [--variants none ada] [--seeds 2] [--results FILE] [--work FOLDER]
+                             [--grids FOLDER]
 
 The 500 training images are drawn from the training split by the seed; both variants of a seed see the same ones. The
 recipe is `tiny` without path lengths, which cost time and change nothing here; R1 is weaker than usual, since with
@@ -37,6 +38,7 @@ FIXED = {"augment.operations": "bgc", "augment.p": 0.2, "augment.target": 0.0}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--system", default="stylegan2", choices=["stylegan2", "dcgan"])
     parser.add_argument("--data", nargs="+", default=["fashion-mnist"])
     parser.add_argument("--variants", nargs="+", default=["none", "ada"], choices=["none", "ada", "fixed", "blit"])
     parser.add_argument("--images", type=int, default=500)
@@ -74,6 +76,7 @@ def main() -> None:
 def setting(data: str, chosen: argparse.Namespace) -> str:
     """What the cells of one table have in common."""
     words = [f"{chosen.images} images of {data}", f"{chosen.resolution} px", f"R1 {chosen.r1:g}"]
+    words = words if chosen.system == "stylegan2" else [chosen.system, *words]
     return ", ".join([*words, *chosen.set, f"{chosen.kimg:g} kimg"])
 
 
@@ -108,7 +111,7 @@ def trained(data: str, variant: str, seed: int, chosen: argparse.Namespace) -> R
     import saddlepoint as sp
 
     torch.set_num_threads(1)
-    words = (data, variant, seed, chosen.images, chosen.resolution, chosen.r1, *chosen.set)
+    words = (chosen.system, data, variant, seed, chosen.images, chosen.resolution, chosen.r1, *chosen.set)
     folder = chosen.work / "-".join(map(str, words))
     if (folder / "recipe.json").exists():
         run = sp.load(folder)
@@ -128,10 +131,10 @@ def trained(data: str, variant: str, seed: int, chosen: argparse.Namespace) -> R
         "kimg": chosen.kimg,
         "penalty.r1": chosen.r1,
         "batch": chosen.batch,
-        "path_length": 0.0,
+        **({"path_length": 0.0} if chosen.system == "stylegan2" else {}),
         **{key: json.loads(value) for key, value in (word.split("=") for word in chosen.set)},
     }
-    recipe = sp.recipe("stylegan2", "tiny", seed=seed, **size, **pace, **settings)
+    recipe = sp.recipe(chosen.system, "tiny", seed=seed, **size, **pace, **settings)
     few_images = str(few(data, chosen.images, chosen.resolution, seed, chosen.work))
     return sp.train(recipe, few_images, out=folder, device=chosen.device, progress=False)
 
