@@ -193,6 +193,10 @@ def _training(recipe: Recipe, device: torch.device) -> Training:
     from saddlepoint.engine import Training
     from saddlepoint.systems import build
 
+    if recipe.evaluate_every:
+        from saddlepoint.metrics import translated
+
+        translated.check(recipe)
     source = _source(recipe)
     made = build(recipe)
     if source is not None and hasattr(made, "meet"):  # a translator keeps held-out examples to show
@@ -314,7 +318,8 @@ def _fit(
             bar.close()
     distributed.barrier()
     if run is not None and distributed.rank() == 0:
-        if finished and getattr(recipe, "features", 0):
+        features = bool(getattr(recipe, "features", 0))
+        if finished and features:
             from saddlepoint import appearances
 
             appearances.keep(run, training.device)

@@ -37,12 +37,15 @@ DIRECTIONS = ("a-to-b", "b-to-a")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the pictures. scores: see `distances`; empty without truth. notes: what a reader should know."""
+    """What became of the pictures. scores: see `distances`; empty without truth. notes: what a reader should know.
+    classes: of label maps, what a segmenter sees in the outputs, see `metrics.translated.classes_in`.
+    """
 
     written: list[Path]
     problems: list[tuple[str, str]]
     scores: dict[str, dict[str, float]]
     notes: list[str] = field(default_factory=list)
+    classes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ def translate(
     styles: int = 0,
     features: int = -1,
     on_error: str = "refuse",
+    segment: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str, int, int], None] | None = None,
 ) -> Outcome:
     """Translate every picture, or label map, of `source` into `out`, under the same names, as PNG in its own size.
 
@@ -81,8 +86,9 @@ def translate(
     ":test"), or a named set with two domains ("maps:test"), whose true partners are then compared with. truth,
     instances: folders with the true partners and the instance maps by name; instances="regions" makes every connected
     region an object. style: a seed or a reference picture (gaugan with encoder); features: the seed of the objects'
-    looks (pix2pixhd with features); styles: so many outputs of every input, in different looks. resolution: bring
-    inputs to this size first. tile: side of the tiles that pictures are cut into; 0 cuts those above 2048x1024 pixels
+    looks (pix2pixhd with features); styles: so many outputs of every input, in different looks. segment: where truth is
+    known, ask a segmenter of the run's data whether outputs show what their maps say. resolution: bring inputs to this
+    size first. tile: side of the tiles that pictures are cut into; 0 cuts those above 2048x1024 pixels
     into tiles of 1024. Raises UserError for a run that does not translate, an unknown direction, no pictures,
     unreadable ones and label maps with ids that are no class (on_error "refuse"; "skip" lists them) and missing
     partners.
@@ -102,10 +108,34 @@ def translate(
             progress(count, len(pictures))
     work.flush()
     scores = distances(work.compared) if len(work.compared) > 1 else {}
+    notes: list[str] = []
+    classes = _classes(game, work.compared, notes, tell) if scores and segment else {}
     if scores:
         about = {"run": str(run.path), "source": source, "direction": direction, "pictures": len(work.compared)}
-        write_json(folder / "distances.json", {**about, "scores": scores})
-    return Outcome(work.written, work.problems, scores)
+        write_json(folder / "distances.json", {**about, "scores": scores, **({"classes": classes} if classes else {})})
+    return Outcome(work.written, work.problems, scores, notes, classes)
+
+
+def _classes(
+    game: Translator, compared: Sequence[tuple[Tensor, Tensor, Tensor]], notes: list[str],
+    tell: Callable[[str, int, int], None] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a segmenter of the run's training data sees in outputs of label maps; a note where it cannot be asked."""
+    import torch
+
+    from saddlepoint.metrics.translated import classes_in
+
+    if game.takes[0] != "label":
+        return {}
+    if len({truth.shape for _, truth, _ in compared}) > 1:
+        notes.append("no mIoU: the pictures have several sizes; --resolution brings them to one.")
+        return {}
+    outputs, truths, maps = (torch.stack(column) for column in zip(*compared, strict=True))
+    try:
+        return classes_in(game.recipe, outputs, maps.long(), truths, tell)
+    except UserError as error:
+        notes.append(f"no mIoU: {error}")
+        return {}
 
 
 def translator(run: Run, checkpoint: str = "", device: str = "cpu", direction: str = "a-to-b") -> Translator:
@@ -303,15 +333,9 @@ def distances(compared: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, di
 
 
 def _scores(y: Tensor, truth: Tensor) -> dict[str, float]:
-    from saddlepoint.metrics.similarity import ssim_of_pairs
+    from saddlepoint.metrics.translated import per_picture
 
-    difference = (y - truth).double()
-    square = float(difference.square().mean())
-    return {
-        "l1": float(difference.abs().mean()) / 2,
-        "psnr": 10 * math.log10(4 / max(square, 1e-10)),
-        "ssim": float(ssim_of_pairs(y[None], truth[None].to(y.dtype), shrink=True)),
-    }
+    return {name: float(values[0]) for name, values in per_picture(y[None], truth[None]).items()}
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

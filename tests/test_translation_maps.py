@@ -333,3 +333,34 @@ class TestPaint:
         create(tmp_path / "pictures", recipes.recipe("pix2pix", "tiny", resolution=32, channels=3, input_channels=3))
         with pytest.raises(UserError, match="`saddlepoint translate`"):
             painting.paint(Run(tmp_path / "pictures"), str(data))
+
+
+class TestClasses:
+    def test_a_segmenter_is_asked_and_its_limits_stand_beside(
+        self,
+        gaugan: Run,
+        data: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from saddlepoint.metrics import segmentation, translated
+
+        monkeypatch.setattr(segmentation, "PIXELS", 20_000)
+        monkeypatch.setattr(segmentation, "HELD_OUT", 2)
+        monkeypatch.setenv("SADDLEPOINT_CACHE", str(tmp_path / "cache"))
+        assert main(["translate", str(gaugan.path), "--input", str(data), "--out", str(tmp_path / "out")]) == 0
+        said = capsys.readouterr().out
+        assert "mIoU" in said and "real pictures of other maps" in said
+        kept = json.loads((tmp_path / "out" / "distances.json").read_text())["classes"]
+        assert set(kept) == {"output", "ceiling", "floor", "segmenter"} and set(kept["output"]["iou"]) <= set(NAMES)
+        assert main(["evaluate", str(gaugan.path), "--against", str(data), "--device", "cpu", "--json", "--quiet"]) == 0
+        found = json.loads(capsys.readouterr().out)["scores"]
+        assert found["miou"]["value"] == pytest.approx(kept["output"]["miou"], abs=1e-6)
+        assert found["miou"]["floor"] == pytest.approx(kept["ceiling"]["miou"], abs=1e-6)
+        assert translated.picks(gaugan.recipe) == "miou"
+
+    def test_it_can_be_left_out_and_what_keeps_it_away_is_told(self, gaugan: Run, data: Path, tmp_path: Path) -> None:
+        assert not translation.translate(gaugan, str(data), tmp_path / "a", segment=False).classes
+        told = translation.translate(gaugan, str(data), tmp_path / "b", resolution="16")
+        assert "a segmenter needs at least 10" in told.notes[0] and told.scores

@@ -27,6 +27,10 @@ class Evaluate:
     reference. Its record (extractor, resize, counts, seed, reference) goes into the JSON; scores with other records
     refuse to be compared. Metrics: fd, kd, pr (precision, recall), dc (density, coverage), is, fd-infinity, cmmd,
     swd, ms-ssim, c2st, labels (gan-train, gan-test), memorisation, ppl; modes (and w1) for toy runs.
+
+    Runs that translate are scored on the held-out pairs of their data, or on the pairs that --against names: l1, psnr
+    and ssim to the true partners, and of label maps miou and accuracy (pixels whose class a segmenter finds), beside
+    what the input itself and another picture's partner would get.
     """
 
     judged: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|FOLDER|ZIP")]
@@ -122,10 +126,13 @@ def _refuse(chosen: Evaluate) -> None:
 
 def shown(found: list[Evaluation]) -> str:
     """A table of all that was judged, with the floor below and the record under it."""
+    from saddlepoint.metrics.scores import from_dict
     from saddlepoint.metrics.scores import table as lines
 
     names = [e.judged for e in found]
     rows = {f"{e.judged} ({i + 1})" if names.count(e.judged) > 1 else e.judged: e.scores for i, e in enumerate(found)}
+    for name, baseline in found[0].extra.get("baselines", {}).items():  # of translators, whose data are the same
+        rows[name] = {metric: from_dict(values) for metric, values in baseline.items()}
     cells = lines(rows)
     cells[0] = [styled(cell, BOLD) for cell in cells[0]]
     record = found[0].record

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from saddlepoint.cli.forms import Switch, parse
-from saddlepoint.cli.terminal import amount, table
+from saddlepoint.cli.terminal import DIM, amount, styled, table
 from saddlepoint.errors import UserError
 
 
@@ -52,6 +52,9 @@ class Translate:
     """Pixels by which tiles overlap; -1: as far as a pixel sees, at most half a tile."""
     passes: int = 2
     """Passes over the tiles in which norm layers agree on statistics; 0 is fastest and shows seams."""
+    no_miou: Switch = False
+    """Label maps with photos: do not ask a segmenter whether the outputs show their classes. (It is trained on the
+    run's data for about a minute the first time.)"""
     checkpoint: str = ""
     """Kimg of the checkpoint, its folder, or best; without it the newest."""
     seed: int = 0
@@ -77,6 +80,7 @@ def translate(argv: list[str]) -> int:
     from saddlepoint import translation
     from saddlepoint.api import load
     from saddlepoint.cli.data import _bar
+    from saddlepoint.cli.evaluate import Telling
 
     with _bar("translating", chosen.quiet) as progress:
         outcome = translation.translate(
@@ -98,7 +102,9 @@ def translate(argv: list[str]) -> int:
             styles=chosen.styles,
             features=chosen.features,
             on_error=chosen.on_error,
+            segment=not chosen.no_miou,
             progress=progress,
+            tell=None if chosen.quiet else Telling(),
         )
     for name, reason in outcome.problems:
         print(f"left out: {name} {reason}", file=sys.stderr)
@@ -108,7 +114,19 @@ def translate(argv: list[str]) -> int:
         print(f"{amount(len(outcome.written), 'picture')} in {chosen.out}")
         if outcome.scores:
             print(scores_table(outcome.scores))
+        if outcome.classes:
+            print(classes_table(outcome.classes))
     return 0
+
+
+def classes_table(found: dict[str, Any]) -> str:
+    """What a segmenter sees in the outputs, in the real pictures of their maps and in those of other maps."""
+    judge = found["segmenter"]
+    rows = [["a segmenter sees the map's classes", "mIoU", "pixels"]]
+    for who, name in (("output", "translated"), ("ceiling", "real pictures"), ("floor", "real pictures of other maps")):
+        rows.append([name, f"{found[who]['miou']:.3f}", f"{found[who]['accuracy']:.1%}"])
+    about = f"{judge['identity']}, trained on {judge['trained_on']:,} pictures of {judge['data']}"
+    return f"{table(rows)}\n  {styled(about, DIM)}"
 
 
 NAMES = {"output": "translated", "input": "the input itself", "stranger": "another picture's partner"}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from saddlepoint.engine import Training, due
 from saddlepoint.errors import UserError
-from saddlepoint.metrics import evaluation, judged
+from saddlepoint.metrics import evaluation, judged, translated
 from saddlepoint.metrics.evaluation import DEFAULT, Against, Evaluation, Progress
 from saddlepoint.metrics.scores import Score, from_dict, improves
 from saddlepoint.observers import Checkpoints
@@ -25,6 +25,7 @@ from saddlepoint.runs import Run, write_bytes, write_json
 if TYPE_CHECKING:
     import torch
 
+    from saddlepoint.data.paired import Items
     from saddlepoint.metrics.extractors import Extractor
     from saddlepoint.recipes.base import Recipe
 
@@ -64,11 +65,14 @@ def score(
         _remember(run, found)
         return found
     if run is not None and run.recipe.data_module == "saddlepoint.data.paired":
-        raise UserError(
-            f"{what} translates: its output is compared with true partners by "
-            f"`saddlepoint translate {what} --input SET:test --out FOLDER`, or with --truth FOLDER. Score a folder of "
-            "its output here."
-        )
+        if controls:
+            raise UserError(f"{what} translates pictures: it has no truncation.")
+        found = translated.score_run(
+            run, against, translated.chosen_metrics(run.recipe, metrics, DEFAULT), n=n, seed=seed,
+            checkpoint=checkpoint, averaged=averaged, device=str(device), progress=progress,
+        )  # fmt: skip
+        _remember(run, found)
+        return found
     given = _judged(what, run, seed, checkpoint, averaged, str(device), resolution, controls or {})
     if run is None and not against:
         raise UserError(f"{what}: name the real images to score it against: --against DATA.")
@@ -297,6 +301,7 @@ class Evaluations:
         self.scored = -1
         self.best: Score | None = None
         self.parts: tuple[Against, Extractor | None] | None = None
+        self.pairs: Items | None = None  # of translators
         if run is not None:
             self._take_up(run)
 
@@ -347,6 +352,8 @@ class Evaluations:
             wanted = recipe.evaluate_metric if recipe.evaluate_metric not in ("auto", "modes") else ""
             found = score_points(self.run, n=recipe.evaluate_n, game=game)
             return found, wanted or ("modes_1_percent" if "modes" in found.scores else "w1")
+        if recipe.data_module == "saddlepoint.data.paired":
+            return self._translated(training) if self.run is not None else (None, "")
         metric = "fd" if recipe.evaluate_metric == "auto" else recipe.evaluate_metric
         if self.parts is None:
             self.parts = self._prepared(recipe, metric, str(training.device))
@@ -360,6 +367,15 @@ class Evaluations:
             given, against, metrics, extractor, n=recipe.evaluate_n, floor=True, distributed=True
         )
         return found, next(name for name, s in found.scores.items() if s.record["metric"] == metric)
+
+    def _translated(self, training: Training) -> tuple[Evaluation, str]:
+        """Distances of the averaged game's outputs to held-out partners."""
+        recipe, clock, game = self.recipe, training.counters.clock, training.average.game()
+        self.pairs = self.pairs or translated.held_out(recipe)
+        identity = {"run": self.path.name, "system": recipe.system, "clock": clock}
+        name = f"{self.path.name} at {clock / 1000:g} kimg"
+        found = translated.score(game, self.pairs, name, identity, n=recipe.evaluate_n)  # type: ignore[arg-type]
+        return found, translated.picks(recipe)
 
     def _prepared(self, recipe: ImageRecipe, metric: str, device: str) -> tuple[Against, Extractor | None]:
         real = judged.opened(

@@ -121,9 +121,25 @@ class Recipe:
     evaluate_every: float = 0.0
     """Scores every so many kimg, and the checkpoint with the best of them kept besides the latest; 0 is off."""
     evaluate_metric: Literal[
-        "auto", "fd", "kd", "is", "precision", "recall", "density", "coverage", "swd", "ms-ssim", "modes"
+        "auto",
+        "fd",
+        "kd",
+        "is",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "swd",
+        "ms-ssim",
+        "modes",
+        "l1",
+        "psnr",
+        "ssim",
+        "miou",
+        "accuracy",
     ] = "auto"
-    """What is scored then and decides which is best: as in `saddlepoint evaluate`; auto is fd, or modes on toys."""
+    """What is scored then and decides which is best: as in `saddlepoint evaluate`; auto is fd, modes on toys, l1 for
+    systems that translate pictures, and miou for those that take label maps."""
     evaluate_features: str = "auto"
     """The extractor whose features are scored; auto is the best that needs no download for these data."""
     evaluate_n: int = 1000
