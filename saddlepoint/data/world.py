@@ -25,7 +25,9 @@ from saddlepoint.errors import UserError, unknown
 
 from .catalog import SPLITS
 from .world_land import Land, Part
-from .world_look import LIGHTS, SEASONS, Look, coloured
+from .world_look import LIGHTS as LIGHTS
+from .world_look import SEASONS as SEASONS
+from .world_look import Look, coloured
 
 VERSION = 1  # raised when the same index would give another scene
 COUNTS = {"train": 4000, "test": 400}
