@@ -98,10 +98,10 @@ class Segmenter:
 
     @torch.no_grad()
     def classify(self, images: Tensor, batch: int = 64) -> Tensor:
-        """The class of every pixel, int64 [N, H, W], of pictures [N, C, H, W] in [-1, 1], of any size."""
+        """The class of every pixel, int64 [N, H, W], on the CPU, of pictures [N, C, H, W] in [-1, 1] of any size."""
         found = []
         for part in images.split(batch):
-            x = _sized(to_channels(part.float(), self.channels), self.shape)
+            x = _sized(to_channels(part.float().cpu(), self.channels), self.shape)
             logits = self.network(x.contiguous(memory_format=torch.channels_last)).float()
             if logits.shape[-2:] != images.shape[-2:]:
                 logits = F.interpolate(logits, tuple(images.shape[-2:]), mode="bilinear")
@@ -130,7 +130,7 @@ def scores(true: Tensor | NDArray[Any], found: Tensor | NDArray[Any], names: Seq
     right, the IoU of a class is hits / (hits + missed + wrongly found). Classes that are in neither are in no mean.
     Raises UserError for different shapes and where no pixel has a class.
     """
-    a, b = (np.asarray(ids).astype(np.int64) for ids in (true, found))
+    a, b = (np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids).astype(np.int64) for ids in (true, found))
     if a.shape != b.shape:
         raise UserError(f"true ids are {a.shape}, found ones {b.shape}; expected the same shape.")
     count = len(names)
@@ -216,7 +216,7 @@ def _parts(
     known = {name: options[name] for name in ("fit", "background", "on_error") if name in options}
 
     def opened(where: Layout) -> Labelled:
-        wanted = {"image": channels} if channels else None
+        wanted = {"image": channels or layout.column("image").facts().channels}  # as in training: converted once
         return _labelled(open_items(where, ("label", "image"), resolution=resolution, channels=wanted, **known))
 
     train, other = opened(layout), layout.held_out()
