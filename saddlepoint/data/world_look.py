@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,20 +200,22 @@ def _grain() -> Floats:
     return total
 
 
-def coloured(shapes: NDArray[np.int32], land: Land, look: Look, scale: int) -> NDArray[np.uint8]:
+def coloured(shapes: NDArray[Any], land: Land, look: Look, scale: int) -> NDArray[np.uint8]:
     """The picture of a map of parts, [H, W, 3]: colour and grain of each part, then what light does between them."""
     high, wide = shapes.shape
     start, change, plane, grain = _shades(land, look)
     y = ((np.arange(high, dtype=np.float32) + 0.5) / high)[:, None]
     x = ((np.arange(wide, dtype=np.float32) + 0.5) / high)[None]
-    t = np.clip(plane[shapes, 0] * x + plane[shapes, 1] * y + plane[shapes, 2], 0, 1)
-    image = start[shapes] + change[shapes] * t[..., None]  # [H, W, 3]
+    shapes = shapes.astype(np.intp)  # taking is fastest with these
+    a, b, c = (plane[:, i].take(shapes) for i in range(3))
+    t = np.clip(a * x + b * y + c, 0, 1)
+    image = start.take(shapes, 0) + change.take(shapes, 0) * t[..., None]  # [H, W, 3]
     noise, off = _grain(), (look.random.randrange(1024), look.random.randrange(1024))
-    flat = np.array([part.material in ("sea", "river", "field", "grass", "cloud") for part in land.parts])[shapes]
-    rows = (off[0] + y * 512).astype(np.int32)
-    columns = (off[1] + x * np.where(flat, 160, 512)).astype(np.int32)  # what lies has streaks
-    rough = noise[rows % 1024, columns % 1024]
-    image += (grain[shapes] * rough)[..., None]
+    flat = np.array([part.material in ("sea", "river", "field", "grass", "cloud") for part in land.parts]).take(shapes)
+    rows = (off[0] + y * 512).astype(np.intp) % 1024
+    columns = (off[1] + x * np.where(flat, 160, 512)).astype(np.intp) % 1024  # what lies has streaks
+    rough = noise.ravel().take(1024 * rows + columns)
+    image += (grain.take(shapes) * rough)[..., None]
     _caps(image, shapes, y, rough, land, look)
     _shadows(image, shapes, land, look)
     _glow(image, shapes, x, y, land, look)
@@ -222,12 +225,12 @@ def coloured(shapes: NDArray[np.int32], land: Land, look: Look, scale: int) -> N
     return np.asarray(Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).reduce(scale))
 
 
-def _where(shapes: NDArray[np.int32], land: Land, *materials: str) -> NDArray[np.bool_]:
+def _where(shapes: NDArray[Any], land: Land, *materials: str) -> NDArray[np.bool_]:
     """The pixels of parts of these materials."""
-    return np.asarray(np.array([part.material in materials for part in land.parts])[shapes])
+    return np.asarray(np.array([part.material in materials for part in land.parts]).take(shapes))
 
 
-def _caps(image: Floats, shapes: NDArray[np.int32], y: Floats, rough: Floats, land: Land, look: Look) -> None:
+def _caps(image: Floats, shapes: NDArray[Any], y: Floats, rough: Floats, land: Land, look: Look) -> None:
     """Snow on the mountains, above a height that is not quite even."""
     rows = np.nonzero(_where(shapes, land, "mountain", "mountain shade"))
     if not len(rows[0]):
@@ -244,7 +247,7 @@ def _caps(image: Floats, shapes: NDArray[np.int32], y: Floats, rough: Floats, la
     image[rows[0][snow], rows[1][snow]] = colour[snow]
 
 
-def _shadows(image: Floats, shapes: NDArray[np.int32], land: Land, look: Look) -> None:
+def _shadows(image: Floats, shapes: NDArray[Any], land: Land, look: Look) -> None:
     """Soft dark ovals beside trees and houses, on the ground alone."""
     if look.light in ("fog",):
         return
@@ -264,7 +267,7 @@ def _shadows(image: Floats, shapes: NDArray[np.int32], land: Land, look: Look) -
     image *= (1 - mask * ground)[..., None]
 
 
-def _glow(image: Floats, shapes: NDArray[np.int32], x: Floats, y: Floats, land: Land, look: Look) -> None:
+def _glow(image: Floats, shapes: NDArray[Any], x: Floats, y: Floats, land: Land, look: Look) -> None:
     """The sky is brighter around the sun."""
     if land.sun is None:
         return
@@ -276,7 +279,7 @@ def _glow(image: Floats, shapes: NDArray[np.int32], x: Floats, y: Floats, land: 
     image += halo[..., None] * np.array(warm, np.float32)
 
 
-def _water(image: Floats, shapes: NDArray[np.int32], x: Floats, rough: Floats, land: Land, look: Look) -> None:
+def _water(image: Floats, shapes: NDArray[Any], x: Floats, rough: Floats, land: Land, look: Look) -> None:
     """The sea shows what is behind it upside down, and a way of light below the sun."""
     rows, columns = np.nonzero(_where(shapes, land, "sea"))
     if not len(rows):
@@ -295,7 +298,7 @@ def _water(image: Floats, shapes: NDArray[np.int32], x: Floats, rough: Floats, l
         image[rows, columns] += strength * bright[:, None] * colour
 
 
-def _lamps(image: Floats, shapes: NDArray[np.int32], land: Land, look: Look) -> None:
+def _lamps(image: Floats, shapes: NDArray[Any], land: Land, look: Look) -> None:
     """Light falls out of the windows at night."""
     if look.light != "night":
         return
@@ -308,7 +311,7 @@ def _lamps(image: Floats, shapes: NDArray[np.int32], land: Land, look: Look) -> 
     image += (190 * soft * ~lit)[..., None] * np.array([1.0, 0.72, 0.34], np.float32)
 
 
-def _weather(image: Floats, shapes: NDArray[np.int32], land: Land, look: Look) -> None:
+def _weather(image: Floats, shapes: NDArray[Any], land: Land, look: Look) -> None:
     """Stars in a clear night, and flakes of snow in some of the grey winter days."""
     high, wide = shapes.shape
     if look.light == "night":
