@@ -28,6 +28,7 @@ from saddlepoint.cli.evaluate import Evaluate
 from saddlepoint.cli.exchange import Export, Import
 from saddlepoint.cli.forms import known, parse
 from saddlepoint.cli.lab import Analyse, Figures
+from saddlepoint.cli.paint import Paint
 from saddlepoint.cli.sample import Sample
 from saddlepoint.cli.show import List, Report
 from saddlepoint.cli.train import Resume, Train
@@ -234,14 +235,15 @@ ROOT = Path(__file__).parents[1]
 FORMS: dict[str, Any] = {
     "resume": Resume, "sample": Sample, "report": Report, "list": List, "data build": Build, "data inspect": Inspect,
     "evaluate": Evaluate, "analyse": Analyse, "figures": Figures, "import": Import, "export": Export,
-    "translate": Translate,
+    "translate": Translate, "paint": Paint,
 }  # fmt: skip
 
 
 def examples() -> list[str]:
     """Every command line in the README, in the command's page and in the command's own help."""
     blocks = [EXAMPLES]
-    for page in ("README.md", "docs/how-to/command.md", "docs/how-to/editing.md", "docs/how-to/published-weights.md"):
+    for page in ("README.md", "docs/how-to/command.md", "docs/how-to/editing.md", "docs/how-to/published-weights.md",
+                 "docs/how-to/translation.md"):  # fmt: skip
         blocks += re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
     return sorted({line.partition("saddlepoint ")[2].strip() for line in lines if "saddlepoint " in line})
