@@ -109,10 +109,13 @@ def translate(
     work.flush()
     scores = distances(work.compared) if len(work.compared) > 1 else {}
     notes: list[str] = []
-    classes = _classes(game, work.compared, notes, tell) if scores and segment else {}
+    classes: dict[str, Any] = {}
     if scores:
         about = {"run": str(run.path), "source": source, "direction": direction, "pictures": len(work.compared)}
-        write_json(folder / "distances.json", {**about, "scores": scores, **({"classes": classes} if classes else {})})
+        write_json(folder / "distances.json", {**about, "scores": scores})
+        classes = _classes(game, work.compared, notes, tell) if segment else {}  # may take minutes
+        if classes:
+            write_json(folder / "distances.json", {**about, "scores": scores, "classes": classes})
     return Outcome(work.written, work.problems, scores, notes, classes)
 
 

@@ -171,7 +171,7 @@ class TestAppearances:
         assert torch.equal(pixels(first.written[0]), pixels(again.written[0]))
         assert not torch.equal(pixels(first.written[0]), pixels(other.written[0]))
         known = Run(hd.path).game
-        assert int(known.centres_known.sum()) > 0  # type: ignore[operator, union-attr]
+        assert int(known.centres_known.sum()) > 0  # type: ignore[operator]
         state = json.loads((folder / "state.json").read_text())
         state["files"]["game.safetensors"] = "0" * 32  # as if other weights had been written
         (folder / "state.json").write_text(json.dumps(state))
@@ -185,7 +185,7 @@ class TestAppearances:
         recipe = recipes.recipe("pix2pixhd", "tiny", **{**HD, "data": str(data), "kimg": 0.004})
         run = api.train(recipe, out=tmp_path / "run", device="cpu", progress=False)
         kept = run.checkpoints()[-1] / appearances.FILE
-        assert kept.is_file() and int(run.game.centres_known.sum()) > 0  # type: ignore[operator, union-attr]
+        assert kept.is_file() and int(run.game.centres_known.sum()) > 0  # type: ignore[operator]
         exporting.export_run(run, "safetensors", tmp_path / "run.safetensors")
         assert int(load_file(tmp_path / "run.safetensors")["centres_known"].sum()) > 0
         longer = api.resume(run.path, kimg=0.008, device="cpu", progress=False)
