@@ -129,7 +129,7 @@ def _which_system() -> str:
     return (
         f"usage: saddlepoint train SYSTEM [flags]\n\n{table(rows)}\n\n"
         "saddlepoint train SYSTEM --help shows the presets and every setting of a system. Without a system, as in\n"
-        f"saddlepoint train --data photos/, it is {recipes.DEFAULT}, which was the best in minutes on CPU."
+        f"saddlepoint train --data photos/, it is {recipes.DEFAULT}, near the best in minutes on CPU."
     )
 
 

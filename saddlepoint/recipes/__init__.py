@@ -63,8 +63,9 @@ SYSTEMS: dict[str, Entry] = {
 }
 
 
-# What `saddlepoint train` trains where no system is named: the best of benchmarks/compare.py at minutes on CPU.
-DEFAULT = "dcgan"
+# What `saddlepoint train` trains where no system is named: of all in benchmarks/compare.py the one that was near the
+# best on both of its sets, at minutes on CPU (dcgan is first on 60,000 garments, wgan on 3,600 emoji, neither on both).
+DEFAULT = "wgan-gp"
 
 
 def _module(system: str) -> Any:
