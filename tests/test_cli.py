@@ -260,6 +260,7 @@ def test_there_are_examples_to_check() -> None:
 def test_command_lines_in_the_documentation_are_valid(line: str) -> None:
     words = shlex.split(line)
     if words[0] == "train":
+        words = words if not words[1].startswith("-") else ["train", recipes.DEFAULT, *words[1:]]
         preset = words[words.index("--preset") + 1] if "--preset" in words else ""
         recipe = parsed(form_of(words[1], preset), words[2:]).recipe
         settings.check(recipe)

@@ -121,13 +121,13 @@ def diagnosis(flags: Mapping[str, Flag], argv: Sequence[str], text: str, prog: s
 
 
 def alternatives(name: str, flags: Iterable[str]) -> str:
-    """The nearest valid flag, or both players' where one word names a setting that each has."""
+    """The nearest valid flag, the run's own before a player's; or both players' where each has such a setting."""
     word = name.lstrip("-").replace("_", "-")
     head, _, last = word.rpartition(".")
     names = [f.removeprefix("--") for f in flags]
     for wanted in (last, *ELSEWHERE.get(last, [])):
         exact = [n for n in names if n == wanted or n.endswith("." + wanted)]
-        exact = [n for n in exact if head and n.startswith(head + ".")] or exact
+        exact = [n for n in exact if head and n.startswith(head + ".")] or [n for n in exact if n == wanted] or exact
         if exact:
             return " or ".join(f"--{n}" for n in exact)
 

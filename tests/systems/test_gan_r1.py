@@ -67,7 +67,7 @@ def test_a_discriminator_picks_the_logit_of_the_class() -> None:
 
 # ---- the game
 def test_the_penalty_is_half_gamma_times_the_squared_slope_on_reals_only() -> None:
-    game, x = build("gan-r1", **SMALL), images(4)
+    game, x = build("gan-r1", **{**SMALL, "penalty.r1": 2.0, "penalty.mixed": False}), images(4)
     round = game.round({"image": x})
     label = torch.zeros(4, dtype=torch.int64)
     terms = game.loss("discriminator", round)
