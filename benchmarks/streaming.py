@@ -171,6 +171,8 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args)))
         return
+    if args.work:
+        Path(args.work).mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="streaming-", dir=args.work))
     try:
         shards = root / "shards"
