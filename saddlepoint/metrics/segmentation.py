@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.metrics.classifier import Progress, _initial, has_bfloat16
+from saddlepoint.metrics.classifier import Labelled, Progress, _initial, has_bfloat16
 from saddlepoint.metrics.foreign import fingerprint
 from saddlepoint.metrics.resize import to_channels
 
@@ -180,42 +180,30 @@ def judged(
 
 # ---- data
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Maps(Labelled):
     """Pictures uint8 [N, C, H, W] and their label maps [N, H, W]."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def pixels(self) -> NDArray[np.float32]:
         return (self.images / np.float32(127.5) - 1).astype(np.float32)
 
-    def digest(self) -> str:
-        found = hashlib.sha256(repr((self.images.shape, self.labels.shape)).encode())
-        found.update(np.ascontiguousarray(self.images).data)
-        found.update(np.ascontiguousarray(self.labels.astype(np.int32)).data)
-        return found.hexdigest()
 
-
-def _labelled(items: ItemSet) -> Labelled:
+def _labelled(items: ItemSet) -> Maps:
     assert items.rows is not None  # label maps and pictures are paired in every layout
     place = {name: position for position, name in enumerate(items.columns)}
     labels = items.take("label", items.rows[:, place["label"]]).astype(np.int64)
-    return Labelled(items.take("image", items.rows[:, place["image"]]), labels)
+    return Maps(items.take("image", items.rows[:, place["image"]]), labels)
 
 
 def _parts(
     spec: str | Layout, resolution: Resolution, channels: int, options: Mapping[str, Any]
-) -> tuple[Labelled, Labelled, str, tuple[str, ...]]:
+) -> tuple[Maps, Maps, str, tuple[str, ...]]:
     """(training part, held-out part, what that is, names of the classes)."""
     from saddlepoint.data.paired import find, open_items, split_of
 
     layout = find(split_of(spec)[0]) if isinstance(spec, str) else spec
     known = {name: options[name] for name in ("fit", "background", "on_error") if name in options}
 
-    def opened(where: Layout) -> Labelled:
+    def opened(where: Layout) -> Maps:
         wanted = {"image": channels or layout.column("image").facts().channels}  # as in training: converted once
         return _labelled(open_items(where, ("label", "image"), resolution=resolution, channels=wanted, **known))
 
@@ -228,7 +216,7 @@ def _parts(
     if other is not None:
         return train, opened(other), other.spec, names
     last = np.arange(len(train)) % HELD_OUT == HELD_OUT - 1
-    kept, held = (Labelled(train.images[w], train.labels[w]) for w in (~last, last))
+    kept, held = (Maps(train.images[w], train.labels[w]) for w in (~last, last))
     if not len(held):
         raise UserError(f"{layout.spec!r} has {len(train)} examples; a segmenter needs at least {HELD_OUT}.")
     return kept, held, f"every {HELD_OUT}th example", names
@@ -236,7 +224,7 @@ def _parts(
 
 # ---- training
 def train(
-    data: Labelled, classes: int, *, seed: int = 0, pixels: int = PIXELS, progress: Progress | None = None
+    data: Maps, classes: int, *, seed: int = 0, pixels: int = PIXELS, progress: Progress | None = None
 ) -> SmallUNet:
     """A segmenter of `data`, a function of the pictures, the maps and the seed, from about `pixels` pixels.
 
@@ -275,7 +263,7 @@ def _weights(labels: NDArray[np.int64], classes: int) -> Tensor:
     return torch.from_numpy(share**-0.3 / (share**0.7).sum()).float()  # one on the mean over pixels
 
 
-def _batch(data: Labelled, chosen: NDArray[Any], mirrored: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+def _batch(data: Maps, chosen: NDArray[Any], mirrored: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
     images, labels = data.images[chosen], data.labels[chosen]
     images[mirrored], labels[mirrored] = images[mirrored][..., ::-1], labels[mirrored][..., ::-1]
     return torch.from_numpy(images).float() / 127.5 - 1, torch.from_numpy(labels)

@@ -85,7 +85,7 @@ def test_it_is_kept_by_its_data_and_settings(
 ) -> None:
     trained: list[int] = []
 
-    def train(data: segmentation.Labelled, classes: int, *, seed: int, **_: Any) -> segmentation.SmallUNet:
+    def train(data: segmentation.Maps, classes: int, *, seed: int, **_: Any) -> segmentation.SmallUNet:
         trained.append(seed)
         return segmentation.SmallUNet(3, classes).eval()
 
@@ -102,7 +102,7 @@ def test_it_is_kept_by_its_data_and_settings(
 
 def test_training_is_a_function_of_the_seed() -> None:
     draw = np.random.default_rng(2)
-    data = segmentation.Labelled(draw.integers(0, 256, (8, 3, 8, 8), np.uint8), draw.integers(0, 2, (8, 8, 8)))
+    data = segmentation.Maps(draw.integers(0, 256, (8, 3, 8, 8), np.uint8), draw.integers(0, 2, (8, 8, 8)))
     first, again, other = (segmentation.train(data, 2, seed=seed, pixels=1).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["output.weight"], other["output.weight"])
