@@ -62,9 +62,10 @@ class GauGANRecipe(TranslationRecipe):
     feature_matching: float = 10.0
     """Weight of the distance between the discriminators' features of fake and real."""
     vgg: str = ""
-    """File with torchvision's weights of VGG19 for the perceptual term; without it there is no such term."""
+    """File with torchvision's weights of VGG19 for the perceptual term, or lite0 for EfficientNet-Lite0 in its place;
+    without it there is no such term."""
     vgg_weight: float = 10.0
-    """Weight of the perceptual term, where --vgg is given."""
+    """Weight of the perceptual term, where there is --vgg."""
     kld: float = 0.05
     """Weight of the styles' divergence from the normal distribution, summed over the batch (encoder)."""
     init: Literal["normal", "xavier", "kaiming", "orthogonal"] = "xavier"
@@ -161,7 +162,7 @@ def tiny_map() -> GauGANRecipe:
     """The small one without encoder: the picture follows from the map alone."""
     return GauGANRecipe(
         resolution=64, levels=2, width=16, width_max=128, hidden=32, d_width=16, n_layers=3, batch=4, kimg=12,
-        hold_kimg=8, decay_kimg=4, ema_half_life_kimg=0.5,
+        hold_kimg=8, decay_kimg=4, ema_half_life_kimg=0.5, precision="bf16", channels_last=True,
     )  # fmt: skip
 
 

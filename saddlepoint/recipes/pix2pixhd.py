@@ -60,9 +60,10 @@ class Pix2PixHDRecipe(TranslationRecipe):
     feature_matching: float = 10.0
     """Weight of the distance between the discriminators' features of the true and the made picture; 0 is off."""
     perceptual: float = 10.0
-    """Weight of the distance in VGG19's features; without a file there is no such term."""
+    """Weight of the distance in the features of --vgg; without that there is no such term."""
     vgg: str = ""
-    """torchvision's file vgg19-dcbb9e9d.pth for the perceptual term; empty leaves the term out."""
+    """torchvision's file vgg19-dcbb9e9d.pth for the perceptual term, or lite0 for EfficientNet-Lite0 in its place;
+    empty leaves the term out."""
     pool: int = 0
     """Past fakes that the discriminators may be shown instead of the newest; 0, as published, is none."""
     lr_policy: Literal["linear", "constant"] = "linear"
@@ -136,16 +137,16 @@ def tiny() -> Pix2PixHDRecipe:
     of 4. Label maps where the data have some (--instances for their objects), else pictures.
     """
     return Pix2PixHDRecipe(
-        width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=12, hold_kimg=8,
-        decay_kimg=4, ema_half_life_kimg=0.2,
+        width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=18, hold_kimg=12,
+        decay_kimg=6, ema_half_life_kimg=0.2, precision="bf16", channels_last=True,
     )  # fmt: skip
 
 
 def tiny_features() -> Pix2PixHDRecipe:
     """The small one with 3 numbers per object; wants a set with instances."""
     return Pix2PixHDRecipe(
-        width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=12, hold_kimg=8,
-        decay_kimg=4, ema_half_life_kimg=0.2, instances=True, features=3,
+        width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=18, hold_kimg=12,
+        decay_kimg=6, ema_half_life_kimg=0.2, precision="bf16", channels_last=True, instances=True, features=3,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ from saddlepoint.layers.spade import (
 )
 from saddlepoint.layers.spectral import settled
 from saddlepoint.layers.translation import init_weights
-from saddlepoint.layers.vgg import VGG19, perceptual, read_vgg
+from saddlepoint.layers.vgg import VGG19, Lite0, read_vgg
 from saddlepoint.recipes.gaugan import DOUBLINGS, GauGANRecipe
 from saddlepoint.systems.translation import EXAMPLES, Span, Translator, cut, padded
 
@@ -88,7 +88,9 @@ class GauGAN(Translator):
             init_weights(network, recipe.init, recipe.init_gain)
             settled(network, 1)
         self.prior = Prior(recipe.latent)
-        self.vgg: VGG19 | None = read_vgg(recipe.vgg) if recipe.vgg and recipe.vgg_weight else None
+        self.vgg: VGG19 | Lite0 | None = None
+        if recipe.vgg and recipe.vgg_weight and self.device.type != "meta":
+            self.vgg = read_vgg(recipe.vgg)
         self.players = (
             Player("generator", makers, self.generator_loss, steps=recipe.g.steps),
             Player("discriminator", self.discriminator, self.discriminator_loss, steps=recipe.d.steps),
@@ -165,8 +167,7 @@ class GauGAN(Translator):
         if recipe.feature_matching and recipe.n_layers:
             terms["feature"] = recipe.feature_matching * feature_matching(on_fake, on_real)
         if self.vgg is not None:
-            ours, theirs = (self.vgg(rgb(image)) for image in (fake, real.to(fake.dtype)))
-            terms["vgg"] = recipe.vgg_weight * perceptual(ours, theirs)
+            terms["vgg"] = recipe.vgg_weight * self.vgg.distance(rgb(fake), rgb(real))
         if kld is not None and recipe.kld:  # summed over the whole batch, of which this may be a part
             terms["kld"] = recipe.kld * round.total * kld.mean()
         return terms
@@ -181,7 +182,7 @@ class GauGAN(Translator):
     def meet(self, source: Any) -> None:
         """Keep the first held-out examples; say once that there is no perceptual term."""
         if self.vgg is None and self.recipe.vgg_weight and distributed.rank() == 0:
-            print("note: no weights of VGG19 (--vgg FILE): this trains without the perceptual term.", file=sys.stderr)
+            print("note: no --vgg FILE and no --vgg lite0: this trains without the perceptual term.", file=sys.stderr)
         held_out = getattr(source, "held_out", lambda: None)() or source
         count = min(EXAMPLES, len(held_out) if hasattr(held_out, "__len__") else EXAMPLES)
         batch = held_out(0, count, 0, count)

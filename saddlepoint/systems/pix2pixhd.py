@@ -35,7 +35,7 @@ from saddlepoint.layers.translation import (
     norm_layer,
     padding_layers,
 )
-from saddlepoint.layers.vgg import VGG19, perceptual, read_vgg
+from saddlepoint.layers.vgg import VGG19, Lite0, read_vgg
 from saddlepoint.recipes.pix2pixhd import Pix2PixHDRecipe
 from saddlepoint.schedules import linear_decay
 from saddlepoint.systems.translation import EXAMPLES, Span, Translator, cut, named_uniform, padded
@@ -415,7 +415,7 @@ class Pix2PixHD(Translator):
         if recipe.features:
             encoder = Encoder(gives, recipe.features, recipe.e_width, recipe.e_downs, recipe.norm)
             self.encoder = _initialised(encoder, recipe)
-        self.vgg: VGG19 | None = None
+        self.vgg: VGG19 | Lite0 | None = None
         if recipe.vgg and self.device.type != "meta":
             self.vgg = read_vgg(recipe.vgg)
         self._buffers_for(condition)
@@ -531,7 +531,7 @@ class Pix2PixHD(Translator):
             matched = feature_matching(on_fake, self.judged(seen, true), recipe.n_layers)
             terms["feature_matching"] = recipe.feature_matching * matched
         if self.vgg is not None and recipe.perceptual:
-            terms["perceptual"] = recipe.perceptual * perceptual(self.vgg(fake.to(true.dtype)), self.vgg(true))
+            terms["perceptual"] = recipe.perceptual * self.vgg.distance(fake.to(true.dtype), true)
         return terms
 
     def discriminator_loss(self, round: Round) -> Terms:

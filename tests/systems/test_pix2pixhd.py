@@ -273,7 +273,7 @@ class TestPlay:
         assert all(small[k].shape == shape for k, shape in inner.items())
 
     def test_the_discriminator_judges_the_fake_from_before_the_generators_step(self) -> None:
-        game = built(**STREET)
+        game = built(**STREET, precision="fp32")
         data = street()
         expected = float(game.loss("discriminator", game.round(data))["gan"].detach())
         report = Training(game, game.recipe, lambda *place: data).play()
