@@ -60,7 +60,7 @@ def test_both_systems_take_it(system: str, term: str, network: Lite0) -> None:
     terms = game.loss("generator", game.round({"a": pictures(), "b": pictures(seed=1)}))
     assert 0 < float(terms[term].detach()) < 20, "10 times a distance below 2"
     assert not any("vgg" in name for name in game.state_dict())
-    assert build(recipes.recipe(system, "tiny", **settings), "meta").generator is not None  # type: ignore[union-attr]
+    assert build(recipes.recipe(system, "tiny", **settings), "meta").generator is not None
 
 
 def test_another_name_is_a_file_that_is_not_there() -> None:
