@@ -1,4 +1,4 @@
-"""Networks of GauGAN: spatially-adaptive normalisation, the generator made of it, style encoder, discriminators, VGG19.
+"""Networks of GauGAN: spatially-adaptive normalisation, the generator made of it, style encoder, discriminators.
 
 Module names are those of the official code (NVlabs/SPADE), but for a spectrally normalised weight, which is `weight`,
 `u0` and `v0` here and `weight_orig`, `weight_u` and `weight_v` there. Park, Liu, Wang, Zhu 2019 (arXiv:1903.07291).
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saddlepoint.errors import UserError, unknown
 from saddlepoint.layers import normalisation
+from saddlepoint.layers.label_maps import edges, one_hot
 from saddlepoint.layers.spectral import Spectral, SpectralConv2d
 from saddlepoint.layers.translation import InstanceNorm
 from saddlepoint.objectives import at_least_float32
@@ -21,7 +22,6 @@ from saddlepoint.objectives import at_least_float32
 UPSAMPLINGS = {"normal": 5, "more": 6, "most": 7}  # doublings from the start to the image
 NORMS = ("batch", "instance", "none")
 CRITERIA = ("hinge", "ls", "original", "w")
-IGNORED = 255  # the id of pixels without a class
 SPECTRAL = Spectral(stored=True)  # one power iteration a forward pass in training, stored vectors in evaluation
 ENCODED = 256  # side that the encoder brings images to
 
@@ -29,17 +29,6 @@ Features = list[list[Tensor]]  # [scale][layer]: the discriminators' outputs, th
 
 
 # ---- label maps
-def edges(ids: Tensor) -> Tensor:
-    """1 where one of the four neighbours has another id, else 0. ids: whole numbers [N, H, W] -> bool [N, 1, H, W]."""
-    found = torch.zeros_like(ids, dtype=torch.bool)
-    across, down = ids[:, :, 1:] != ids[:, :, :-1], ids[:, 1:] != ids[:, :-1]
-    found[:, :, 1:] |= across
-    found[:, :, :-1] |= across
-    found[:, 1:] |= down
-    found[:, :-1] |= down
-    return found.unsqueeze(1)
-
-
 def semantics(
     label: Tensor, classes: int, *, dont_care: bool = False, borders: Tensor | None = None, dtype: torch.dtype
 ) -> Tensor:
@@ -48,22 +37,8 @@ def semantics(
     dont_care: pixels of id 255 (or `classes`) have a class of their own. borders: ids whose edges are seen too; None is
     no such channel. UserError names ids that are no class.
     """
-    label = label.long()
-    count = classes + dont_care
-    if dont_care:
-        label = torch.where(label == IGNORED, classes, label)
-    wrong = (label < 0) | (label >= count)
-    if bool(wrong.any()):
-        ids = sorted({int(v) for v in label[wrong].unique()})
-        shown = ", ".join(str(v) for v in ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        extra = f", and {IGNORED} is don't care" if dont_care else ""
-        near = 0 if ids[0] < 0 else classes - 1
-        raise UserError(
-            f"label id{'s' * (len(ids) > 1)} {shown} on {int(wrong.sum())} pixels: the classes are 0 to {classes - 1}"
-            f"{extra}; nearest: {near}. (--labels says how many classes there are.)"
-        )
-    seg = F.one_hot(label, count).movedim(-1, 1).to(dtype)
-    return seg if borders is None else torch.cat([seg, edges(borders).to(dtype)], 1)
+    seg = one_hot(label, classes, dtype, dont_care=dont_care)
+    return seg if borders is None else torch.cat([seg, edges(borders, dtype)], 1)
 
 
 def steps_of(picture: Tensor, levels: int) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from saddlepoint import distributed
 from saddlepoint.errors import UserError, unknown
 from saddlepoint.game import Player, Round, Stage, Terms, keyed_generator
+from saddlepoint.layers.label_maps import coloured, edges
 from saddlepoint.layers.latent import Prior, dtype_of
 from saddlepoint.layers.spade import (
     Features,
@@ -30,7 +31,6 @@ from saddlepoint.layers.spade import (
     SpadeGenerator,
     StyleEncoder,
     divergence,
-    edges,
     feature_matching,
     over_scales,
     posterised,
@@ -115,7 +115,7 @@ class GauGAN(Translator):
         return ("label", "instance") if self.recipe.instances else ("label",)
 
     def colours(self, label: Tensor) -> Tensor:
-        return coloured(label, self.classes)
+        return coloured(label)
 
     def label_of(self, x: Tensor) -> Tensor:
         """Label map [N, H, W]: of ids as they are, of grey pictures whose values 0 to 255 are ids, or, with `levels`,
@@ -373,13 +373,6 @@ class GauGAN(Translator):
         most = max(column.shape[1] for column in columns)
         cells = [column[i].to(columns[1]).expand(most, -1, -1) for i in range(len(x)) for column in columns]
         return torch.stack(cells), 2 * len(columns)
-
-
-def coloured(label: Tensor, classes: int) -> Tensor:
-    """A label map [N, H, W] in colours of its classes, [N, 3, H, W] in [-1, 1]: hues by the golden angle."""
-    ids = torch.arange(max(classes, int(label.max()) + 1 if label.numel() else 1), device=label.device)
-    turns = (ids * 0.381966).unsqueeze(1) + torch.tensor([0.0, 1 / 3, 2 / 3], device=label.device)
-    return (0.8 * torch.cos(2 * torch.pi * turns))[label].movedim(-1, 1)
 
 
 def rgb(image: Tensor) -> Tensor:

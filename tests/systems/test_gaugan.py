@@ -21,7 +21,6 @@ from saddlepoint.layers.spade import (
     MultiscaleDiscriminator,
     SpadeGenerator,
     divergence,
-    edges,
     feature_matching,
     over_scales,
     posterised,
@@ -30,7 +29,6 @@ from saddlepoint.layers.spade import (
 from saddlepoint.layers.spectral import SpectralConv2d, SpectralNorm
 from saddlepoint.layers.vgg import CONVOLUTIONS
 from saddlepoint.systems import build
-from saddlepoint.systems.gaugan import coloured
 
 NARROW: dict[str, Any] = {
     "resolution": 32, "channels": 3, "input_channels": 3, "width": 2, "width_max": 8, "hidden": 4, "d_width": 4,
@@ -152,19 +150,14 @@ class TestSpade:
 
 
 class TestMapsAndLosses:
-    def test_edges_by_hand(self) -> None:
-        ids = torch.tensor([[[1, 1, 2], [1, 1, 2], [1, 1, 1]]])
-        expected = torch.tensor([[0, 1, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
-        assert torch.equal(edges(ids)[0, 0], expected)
-
     def test_semantics_and_ids_that_are_no_class(self) -> None:
         label = torch.tensor([[[0, 1], [255, 2]]])
         seg = semantics(label, 3, dont_care=True, dtype=torch.float32)
         assert seg.shape == (1, 4, 2, 2) and torch.equal(seg.sum(1), torch.ones(1, 2, 2))
         assert seg[0, 3, 1, 0] == 1
-        with pytest.raises(UserError, match=r"label id 255 on 1 pixels: the classes are 0 to 2; nearest: 2"):
+        with pytest.raises(UserError, match=r"unknown id 255 on 1 pixels; expected 0 to 2; nearest: 2"):
             semantics(label, 3, dtype=torch.float32)
-        with pytest.raises(UserError, match=r"label id 2 on 1 pixels: the classes are 0 to 0, and 255 is don't care"):
+        with pytest.raises(UserError, match=r"unknown id 2 on 1 pixels; expected 0 to 0, or 255 for don't care"):
             semantics(label, 1, dont_care=True, dtype=torch.float32)
 
     def test_brightness_makes_classes(self) -> None:
@@ -259,7 +252,7 @@ class TestGame:
 
     def test_wrong_ids_and_pictures_are_named_where_maps_are_painted(self) -> None:
         game = built("tiny-map")
-        with pytest.raises(UserError, match=r"label id 9 on 1024 pixels"):
+        with pytest.raises(UserError, match=r"unknown id 9 on 1024 pixels"):
             game.translate(torch.full((1, 32, 32), 9))
         with pytest.raises(UserError, match=r"takes pictures \[N, 1, H, W\]"):
             game.translate(torch.zeros(1, 3, 32, 32))
@@ -331,5 +324,5 @@ def test_a_folder_of_label_maps_trains(tmp_path: Path, capsys: pytest.CaptureFix
     assert set(game.examples_instance[:4].flatten(1).sum(1).tolist()) == set(instance.flatten(1).sum(1).tolist())
     images, columns = game.show()
     assert columns == 6 and images.shape == (12, 3, 32, 32)
-    assert len({tuple(v) for v in coloured(torch.arange(4).view(1, 2, 2), 4)[0].flatten(1).T.tolist()}) == 4
+    assert len({tuple(v) for v in game.colours(torch.arange(4).view(1, 2, 2))[0].flatten(1).T.tolist()}) == 4
     assert dataclasses.replace(recipe, instances=False).domains == ("label", "image")
