@@ -8,11 +8,13 @@ is not doubled.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from saddlepoint import tracking
+from saddlepoint.errors import UserError
 from saddlepoint.game import Game
 from saddlepoint.layers.normalisation import BatchNorm
 
@@ -82,7 +84,27 @@ def load_averaged(game: Game, state: dict[str, Tensor]) -> None:
     for name in game.averaged:
         part = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
         if part:
-            game.get_submodule(name).load_state_dict(part)
+            restore(game.get_submodule(name), part)
+
+
+def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put the saved tensors of a run into the network that its recipe makes. UserError names what does not fit."""
+    own = module.state_dict()
+    lacking, strange = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    other = [
+        f"{name} is {list(state[name].shape)} there, {list(tensor.shape)} here"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if lacking or strange or other:
+        wrong = [*(f"{name} is not there" for name in lacking), *(f"{name} is not here" for name in strange), *other]
+        more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise UserError(
+            f"the checkpoint does not fit the network that its recipe makes now: {'; '.join(wrong[:4])}{more}. "
+            "It comes from another version of saddlepoint (environment.json says which), or its recipe.json was "
+            "changed. Nearest: --init-from RUN begins a new run with the tensors that fit."
+        )
+    module.load_state_dict(state)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from saddlepoint import distributed, tracking
-from saddlepoint.average import Average
+from saddlepoint.average import Average, restore
 from saddlepoint.errors import UserError
 from saddlepoint.game import Draw, Game, Player, Round, Stage, Terms
 from saddlepoint.inner import Stepper, continued
@@ -475,7 +475,7 @@ class Training:
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Go on from a saved state, bit for bit on the same machine."""
         part = partial(_part, tensors)
-        self.game.load_state_dict(part("game"))
+        restore(self.game, part("game"))
         self.average.load(part("average"))
         self.memory.clear()
         self.memory.update({k: v.clone() for k, v in part("memory").items()})

@@ -234,14 +234,14 @@ class Run:
         """The averaged game of one checkpoint (None: the newest whole one). averaged=False: the live weights, which
         training goes on from and which a spectrum is about.
         """
-        from saddlepoint.average import load_averaged
+        from saddlepoint.average import load_averaged, restore
         from saddlepoint.systems import build
 
         groups = ("game", "average")
         found = self.latest(groups) if checkpoint is None else (checkpoint, *read_checkpoint(checkpoint, groups))
         folder, tensors, _ = found
         game = build(self.recipe)
-        game.load_state_dict({k.removeprefix("game/"): v for k, v in tensors.items() if k.startswith("game/")})
+        restore(game, {k.removeprefix("game/"): v for k, v in tensors.items() if k.startswith("game/")})
         if averaged:
             load_averaged(game, {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
         if getattr(self.recipe, "features", 0):

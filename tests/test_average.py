@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from saddlepoint import api, recipes
-from saddlepoint.average import Average, load_averaged, settle
+from saddlepoint.average import Average, load_averaged, restore, settle
+from saddlepoint.errors import UserError
 from saddlepoint.game import Game, Player, Round, Terms
 from saddlepoint.layers.normalisation import BatchNorm
 from saddlepoint.recipes.base import Optimizer
@@ -297,3 +298,22 @@ def test_the_loss_of_the_twin_reaches_shared_weights_only() -> None:
     terms: Terms = twin.loss("discriminator", round)
     (gradient,) = torch.autograd.grad(terms["fake"], game.discriminator[0].weight)
     assert gradient.abs().max() > 0
+
+
+# ---- tensors of another network
+def test_a_checkpoint_that_does_not_fit_names_what_and_changes_nothing() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state = {**before, "0.weight": torch.zeros(4, 2), "centres": torch.zeros(1), "1.weight": torch.ones(1, 3)}
+    del state["1.bias"]
+    with pytest.raises(UserError) as told:
+        restore(module, state)
+    for words in ("1.bias is not there", "centres is not here", "0.weight is [4, 2] there, [3, 2] here", "--init-from"):
+        assert words in str(told.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_many_that_do_not_fit_are_counted() -> None:
+    state = {f"{i}.weight": torch.zeros(1) for i in range(9)}
+    with pytest.raises(UserError, match=r"0\.weight is not here; .* and 5 more\."):
+        restore(nn.Module(), state)
