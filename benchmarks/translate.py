@@ -1,7 +1,7 @@
-"""Time and memory of translating one picture of 2048x1024, whole or in tiles of 512.
+"""Time and memory of translating one picture or label map of 2048x1024, whole or in tiles of 512.
 
 python benchmarks/translate.py SYSTEM PRESET whole|PASSES, with PASSES the number of passes in which tiles agree on
-statistics. Weights are untrained: they change neither.
+statistics. Weights are untrained: they change neither. gaugan and pix2pixhd get a label map of 12 classes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from saddlepoint import recipes
 from saddlepoint.systems import build
 
+CLASSES = 12
+
 
 def peak() -> float:
     """Largest memory of this process so far, GB."""
@@ -24,9 +26,14 @@ def peak() -> float:
 
 def main(system: str, preset: str, mode: str) -> None:
     torch.set_num_threads(1)
-    recipe: Any = recipes.recipe(system, preset, channels=3, input_channels=3)
+    maps = {"gaugan": {"labels": CLASSES, "levels": 0}, "pix2pixhd": {"labels": CLASSES}}.get(
+        system, {"input_channels": 3}
+    )
+    recipe: Any = recipes.recipe(system, preset, channels=3, **maps)
     game: Any = build(recipes.with_overrides(recipe, {"resolution": recipe.resolution or 64}))
     x = torch.rand(3, 1024, 2048) * 2 - 1
+    if "labels" in maps:
+        x = torch.randint(CLASSES, (16, 32)).repeat_interleave(64, 0).repeat_interleave(64, 1)
     before, begun = peak(), time.process_time()
     if mode == "whole":
         game.translate(x[None])
