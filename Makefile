@@ -22,8 +22,8 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
-demo: $(READY) ## train a DCGAN on real digits and write a report
-	$(BIN)/saddlepoint train dcgan --preset demo --data digits --out runs/demo --overwrite
+demo: $(READY) ## train the default system on real digits and write a report
+	$(BIN)/saddlepoint train wgan-gp --preset demo --data digits --out runs/demo --overwrite
 	@echo "The report, with samples over time, curves and settings: $(CURDIR)/runs/demo/report.html"
 
 test: lint docs ## lint, types, documentation and the default tests

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
-from saddlepoint.recipes.base import AdversarialRecipe, Augment, Optimizer, Penalty
+from saddlepoint.recipes.base import AdversarialRecipe, Augment, Optimizer
 
 SUMMARY = "DCGAN (2015): the first stable convolutional GAN; batch norm in both players"
 
@@ -84,17 +84,4 @@ def tiny() -> DCGANRecipe:
     )
 
 
-def demo() -> DCGANRecipe:
-    """Two minutes on the embedded digits: 16x16; R1 keeps the discriminator from learning 1,618 images by heart."""
-    return replace(
-        tiny(),
-        resolution=16,
-        kimg=200,
-        penalty=Penalty(r1=1.0),
-        ema_half_life_kimg=2,
-        samples_kimg=20,
-        checkpoint_kimg=50,
-    )
-
-
-PRESETS = {"tiny": tiny, "demo": demo, "paper": paper, "svhn": svhn, "imagenet": imagenet, "mnist-conditional": mnist}
+PRESETS = {"tiny": tiny, "paper": paper, "svhn": svhn, "imagenet": imagenet, "mnist-conditional": mnist}
