@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -102,15 +103,18 @@ def test_a_named_set_and_the_way_back(run: Run, tmp_path: Path, monkeypatch: pyt
 
 class TestTiles:
     def test_they_cover_everything_once_and_overlap(self) -> None:
-        for side in (5, 64, 65, 100, 129, 1000):
-            found = spans(side, 64, 16, 4)
+        for side, (tile, overlap, multiple) in itertools.product(
+            (5, 64, 65, 100, 129, 256, 1000), ((64, 16, 4), (64, 32, 32), (128, 64, 64), (96, 40, 1))
+        ):
+            found = spans(side, tile, overlap, multiple)
             total = torch.zeros(side)
             for span in found:
-                assert span.start % 4 == 0 and span.stop - span.start <= 64
-                total[span.start : span.stop] += span.weight(span.stop - span.start, 8)
+                assert span.start % multiple == 0 and span.stop - span.start <= tile
+                assert span.low % multiple == 0 and span.start <= span.low <= span.high <= span.stop
+                total[span.start : span.stop] += span.weight(span.stop - span.start, overlap - 1)
             assert torch.allclose(total, torch.ones(side), atol=1e-5)
             assert [s.low for s in found[1:]] == [s.high for s in found[:-1]] and found[-1].high == side
-            assert all(a.stop - b.start >= 16 for a, b in pairwise(found))
+            assert all(a.stop - b.start >= overlap for a, b in pairwise(found))
 
     def test_seams_vanish_with_shared_statistics(self, run: Run) -> None:
         """Exact once every one of the 10 norm layers has had its pass."""

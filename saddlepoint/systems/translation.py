@@ -220,7 +220,7 @@ class Translator(Game):
         tile = max(2 * multiple, tile // multiple * multiple)
         least = 2 * reach + 2 * multiple  # cores end at multiples, so a tile may have that much less than its half
         overlap = min(tile // 2, least + SOFT if overlap < 0 else overlap)
-        soft = min(SOFT, max(0, overlap - least) if overlap > 2 * reach else overlap // 4)
+        soft = min(SOFT, overlap - 2 * reach if overlap > 2 * reach else overlap // 2)
         rows, columns = (spans(side, tile, overlap, multiple) for side in sides)
         shared = Shared() if passes and not self._running_norm() else None
         made = torch.zeros(channels, *sides)
@@ -312,12 +312,16 @@ def factor_at(recipe: TranslationRecipe, clock: int) -> float:
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a tile: start and stop in the picture, and the core that no other tile has."""
+    """One axis of a tile: start and stop in the picture; the core, low to high, that counts for statistics, at
+    multiples and in no other tile; left and right, where it blends into its neighbours, the middles of the overlaps.
+    """
 
     start: int
     stop: int
     low: int
     high: int
+    left: int
+    right: int
     first: bool
     last: bool
 
@@ -327,12 +331,14 @@ class Span:
         return (self.low - self.start) / length, 1.0 if self.last else (self.high - self.start) / length
 
     def weight(self, length: int, soft: int) -> Tensor:
-        """[length]: 1 in the core, 0 beyond, linear over `soft` pixels around its ends; tiles add up to 1."""
+        """[length]: 1 inside, 0 beyond, linear over `soft` pixels around left and right; tiles add up to 1 if soft is
+        less than their overlap.
+        """
         place = torch.arange(self.start, self.start + length) + 0.5
         width = max(soft, 1e-3)
-        up = torch.ones(length) if self.first else ((place - self.low) / width + 0.5).clamp(0, 1)
-        down = torch.ones(length) if self.last else ((self.high - place) / width + 0.5).clamp(0, 1)
-        return torch.minimum(up, down)
+        up = torch.ones(length) if self.first else ((place - self.left) / width + 0.5).clamp(0, 1)
+        down = torch.ones(length) if self.last else ((self.right - place) / width + 0.5).clamp(0, 1)
+        return up + down - 1  # what ends here is exactly what begins in the next tile
 
 
 def spans(side: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]:
@@ -341,12 +347,13 @@ def spans(side: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]:
     step = max(multiple, (tile - overlap) // multiple * multiple)
     while starts[-1] + tile < side:
         starts.append(min(starts[-1] + step, -(-(side - tile) // multiple) * multiple))
-    ends = [(a + tile + b) // 2 // multiple * multiple for a, b in pairwise(starts)]
-    cores = zip([0, *ends], [*ends, side], strict=True)
-    final = len(starts) - 1
+    middles = [(a + tile + b) // 2 for a, b in pairwise(starts)]
+    lows = [0, *(middle // multiple * multiple for middle in middles)]
+    highs, final = [*lows[1:], side], len(starts) - 1
+    ends = zip(starts, lows, highs, [0, *middles], [*middles, side], strict=True)
     return [
-        Span(start, min(start + tile, side), low, high, i == 0, i == final)
-        for i, (start, (low, high)) in enumerate(zip(starts, cores, strict=True))
+        Span(start, min(start + tile, side), low, high, left, right, i == 0, i == final)
+        for i, (start, low, high, left, right) in enumerate(ends)
     ]
 
 
