@@ -313,6 +313,11 @@ def test_a_checkpoint_that_does_not_fit_names_what_and_changes_nothing() -> None
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+def test_another_shape_alone_does_not_fit() -> None:
+    with pytest.raises(UserError, match=r"now: weight is \[1, 2\] there, \[1, 3\] here\. It comes"):
+        restore(nn.Linear(3, 1, bias=False), {"weight": torch.zeros(1, 2)})
+
+
 def test_many_that_do_not_fit_are_counted() -> None:
     state = {f"{i}.weight": torch.zeros(1) for i in range(9)}
     with pytest.raises(UserError, match=r"0\.weight is not here; .* and 5 more\."):

@@ -20,6 +20,7 @@ class TestMaps:
         halves = torch.zeros(1, 4, 6, dtype=torch.int64)
         halves[:, :, 3:] = 7
         assert edges(halves)[0, 0].sum(0).tolist() == [0, 0, 4, 4, 0, 0]
+        assert torch.equal(edges(halves.mT), edges(halves).mT), "rows as columns"
         assert edges(torch.full((2, 1, 3, 5), 9)).sum() == 0
 
     def test_means_over_instances_are_numpys(self) -> None:
@@ -68,6 +69,9 @@ class TestLooks:
         assert class_of(999) == 999 and class_of(1000) == 1
         by_label = feature_table(features, instance, torch.full((1, 4, 8), 7))
         assert len(by_label[7]) == 2
+        mixed = torch.full((1, 4, 8), 7)
+        mixed[0, 0, 0] = mixed[0, 1, 0] = 2  # the first pixel of either object
+        assert set(feature_table(features, instance, mixed)) == {7}, "the class of the middle pixel"
 
     def test_clusters_leave_small_objects_out(self) -> None:
         rows = torch.tensor([[0.0, 1.0], [0.1, 1.0], [1.0, 1.0], [9.0, 0.5]])
