@@ -55,7 +55,7 @@ def unet_128() -> CycleGANRecipe:
 def tiny() -> CycleGANRecipe:
     """A quarter of an hour on one CPU core at 64x64: 3 residual blocks, 16 to 64 maps, patches of 34 pixels."""
     return CycleGANRecipe(
-        width=16, blocks=3, d_width=16, n_layers=2, batch=4, kimg=10, hold_kimg=6, decay_kimg=4,
+        resolution=64, width=16, blocks=3, d_width=16, n_layers=2, batch=4, kimg=10, hold_kimg=6, decay_kimg=4,
         ema_half_life_kimg=0.2, precision="bf16", channels_last=True,
     )  # fmt: skip
 

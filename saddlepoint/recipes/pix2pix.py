@@ -62,7 +62,7 @@ def resnet_6() -> Pix2PixRecipe:
 def tiny() -> Pix2PixRecipe:
     """Minutes on one CPU core at 64x64: a U-Net of 6 halvings, 16 to 128 maps, patches of 34 pixels, batches of 4."""
     return Pix2PixRecipe(
-        width=16, d_width=16, n_layers=2, norm="instance", batch=4, kimg=48, hold_kimg=32, decay_kimg=16,
+        resolution=64, width=16, d_width=16, n_layers=2, norm="instance", batch=4, kimg=48, hold_kimg=32, decay_kimg=16,
         ema_half_life_kimg=0.5,
     )  # fmt: skip
 

@@ -137,17 +137,14 @@ def tiny() -> Pix2PixHDRecipe:
     of 4. Label maps where the data have some (--instances for their objects), else pictures.
     """
     return Pix2PixHDRecipe(
-        width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=18, hold_kimg=12,
-        decay_kimg=6, ema_half_life_kimg=0.2, precision="bf16", channels_last=True,
+        resolution=64, width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=18,
+        hold_kimg=12, decay_kimg=6, ema_half_life_kimg=0.2, precision="bf16", channels_last=True,
     )  # fmt: skip
 
 
 def tiny_features() -> Pix2PixHDRecipe:
     """The small one with 3 numbers per object; wants a set with instances."""
-    return Pix2PixHDRecipe(
-        width=16, downs=3, blocks=3, d_width=16, n_layers=2, e_width=8, e_downs=2, batch=4, kimg=18, hold_kimg=12,
-        decay_kimg=6, ema_half_life_kimg=0.2, precision="bf16", channels_last=True, instances=True, features=3,
-    )  # fmt: skip
+    return replace(tiny(), instances=True, features=3)
 
 
 def tiny_local() -> Pix2PixHDRecipe:
