@@ -5,26 +5,27 @@ python benchmarks/label_maps.py docs/images/label-maps.png
 
 from __future__ import annotations
 
-import colorsys
 import sys
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from saddlepoint.data.options import Options
 from saddlepoint.data.paired import MAPS, Layout, find
 from saddlepoint.data.pixels import from_planes, to_pixels, to_planes
+from saddlepoint.layers.label_maps import coloured
 
 SIDE, GAP = 80, 3
 SHOWN = {"openmoji-layers": (480, 420, 600, 1000), "maps-classes": (1330, 1500, 900, 2500), "world": (6, 4, 3, 0)}
 
 
-def colours(count: int, light: float) -> NDArray[np.uint8]:
-    """Distinct colours, white first."""
-    made = [colorsys.hsv_to_rgb(0.618 * n % 1, 0.35 + 0.45 * (n % 3) / 2, light - 0.25 * (n % 2)) for n in range(count)]
-    return np.array([(255, 255, 255), *(np.array(made) * 255).astype(int)], np.uint8)
+def colours(count: int) -> NDArray[np.uint8]:
+    """Those of the sample pictures, white first."""
+    made = coloured(torch.arange(count)[None, None])[0, :, 0].T  # [count, 3]
+    return np.concatenate([np.full((1, 3), 255), ((made + 1) * 127.5).round().numpy()]).astype(np.uint8)
 
 
 def shown(layout: Layout, name: str, index: int) -> NDArray[np.uint8]:
@@ -36,7 +37,7 @@ def shown(layout: Layout, name: str, index: int) -> NDArray[np.uint8]:
         return to_pixels(image, options).transpose(1, 2, 0)
     ids = from_planes(to_planes(image, options))
     count = len(layout.label_names) if name == "label" else int(ids.max()) + 1
-    return colours(count, 0.95)[ids]
+    return colours(count)[ids]
 
 
 def columns() -> Iterator[NDArray[np.uint8]]:

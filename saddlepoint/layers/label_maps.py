@@ -75,10 +75,14 @@ def instance_mean(x: Tensor, instance: Tensor) -> Tensor:
 
 
 def coloured(label: Tensor) -> Tensor:
-    """Class ids [N, H, W] -> [N, 3, H, W] in [-1, 1]: colours that are far apart for neighbouring ids."""
-    ids = maps_of(label).double()
-    turns = torch.tensor([0.618034, 0.754878, 0.569840], dtype=torch.float64, device=ids.device)  # irrational steps
-    return ((ids[:, None] + 1) * turns.view(1, 3, 1, 1) % 1.0 * 2 - 1).float()
+    """Class ids [N, H, W] -> [N, 3, H, W] in [-1, 1]: hues by the golden angle, so that neighbouring ids differ, some
+    paler, some darker.
+    """
+    ids = maps_of(label)
+    hue, saturation, value = 0.618034 * ids.double() % 1, 0.35 + 0.225 * (ids % 3), 0.95 - 0.25 * (ids % 2)
+    wheel = torch.tensor([0.0, 2 / 3, 1 / 3], dtype=torch.float64, device=ids.device).view(1, 3, 1, 1)
+    pure = (((hue[:, None] + wheel) % 1 * 6 - 3).abs() - 1).clamp(0, 1)  # red, green and blue of a hue
+    return (value[:, None] * (1 - saturation[:, None] * (1 - pure)) * 2 - 1).float()
 
 
 # ---- objects

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,9 @@ class TestMaps:
     def test_colours_differ(self) -> None:
         found = coloured(torch.arange(40).view(1, 5, 8))
         assert found.abs().max() <= 1 and len({tuple(c.tolist()) for c in found[0].flatten(1).T}) == 40
+        for n in range(40):
+            expected = colorsys.hsv_to_rgb(0.618034 * n % 1, 0.35 + 0.225 * (n % 3), 0.95 - 0.25 * (n % 2))
+            assert found[0, :, n // 8, n % 8].tolist() == pytest.approx([2 * v - 1 for v in expected], abs=1e-6)
 
 
 class TestLooks:
