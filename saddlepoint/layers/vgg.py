@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saddlepoint.errors import UserError
-from saddlepoint.metrics.perceptual import lite0
 from saddlepoint.objectives import at_least_float32
 
 WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of relu1_1, relu2_1, relu3_1, relu4_1, relu5_1
@@ -59,6 +58,8 @@ class Lite0(nn.Module):
     """
 
     def __init__(self) -> None:
+        from saddlepoint.metrics.perceptual import lite0  # the metrics' own distance, only where it is asked for
+
         super().__init__()
         self.measure = as_constant(lite0())
 
