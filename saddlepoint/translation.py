@@ -70,7 +70,7 @@ def translate(
     resolution: str = "",
     tile: int = 0,
     overlap: int = -1,
-    passes: int = 2,
+    passes: int = -1,
     seed: int = 0,
     style: str = "",
     styles: int = 0,

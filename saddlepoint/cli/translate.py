@@ -49,9 +49,10 @@ class Translate:
     tile: int = 0
     """Side of the tiles that large inputs are cut into; 0: tiles of 1024 for those above 2048x1024 pixels."""
     overlap: int = -1
-    """Pixels by which tiles overlap; -1: as far as a pixel sees, at most half a tile."""
-    passes: int = 2
-    """Passes over the tiles in which norm layers agree on statistics; 0 is fastest and shows seams."""
+    """Pixels by which tiles overlap; -1: twice as far as a pixel sees, at most half a tile."""
+    passes: int = -1
+    """Norm layers whose statistics the tiles share, each found by a pass over them; -1 is all of them, as if the
+    picture were whole; 0 is fastest, and tiles differ in tone."""
     no_miou: Switch = False
     """Label maps with photos: do not ask a segmenter whether the outputs show their classes. (It is trained on the
     run's data for about a minute the first time.)"""
@@ -73,8 +74,8 @@ def translate(argv: list[str]) -> int:
     chosen = parse(Translate, argv, prog="saddlepoint translate")
     if chosen.batch < 1:
         raise UserError(f"--batch is {chosen.batch}; expected 1 or more.")
-    if chosen.tile < 0 or chosen.passes < 0 or chosen.overlap < -1:
-        raise UserError("--tile and --passes are 0 or more, --overlap is -1 or more.")
+    if chosen.tile < 0 or chosen.passes < -1 or chosen.overlap < -1:
+        raise UserError("--tile is 0 or more, --passes and --overlap are -1 or more.")
     if chosen.styles < 0 or chosen.features < -1:
         raise UserError("--styles and --features are 0 or more.")
     from saddlepoint import translation

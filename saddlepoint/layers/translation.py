@@ -57,44 +57,66 @@ class Dropout(nn.Module):
 
 
 # ---- normalisation
+class Enough(Exception):  # noqa: N818, a signal and no error
+    """The norm layer whose statistics are wanted has been seen: the rest of a tile need not be computed."""
+
+
 class Shared:
     """Statistics that the tiles of one picture share, so that no seam shows where each would have its own.
 
-    Every pass over the tiles makes the statistics of one more layer exact; those further in are then those of tiles
-    whose first layers were exact. `place` says which part of the next tile counts, so that no pixel counts twice;
-    `next_pass` fixes what the last pass found.
+    One sweep over the tiles finds the statistics of one layer, in the order of the network: those before it are exact
+    by then. A layer without shared statistics takes each tile's own. (To guess a layer's statistics while those before
+    it still change is worse than no sharing: the guesses fit no tile.)
+
+        while shared.sweep():           # the next layer
+            for tile in tiles:
+                shared.place(rows, columns)
+                with suppress(Enough):
+                    network(tile)
+        network(tile)                   # with what was found
     """
 
     def __init__(self) -> None:
         self.fixed: dict[int, tuple[Tensor, Tensor]] = {}
-        self.sums: dict[int, tuple[Tensor, Tensor, int]] = {}
+        self.found: tuple[int, Tensor, Tensor, int] | None = None  # layer, sum, sum of squares, pixels
+        self.searching = False
         self.rows, self.columns = (0.0, 1.0), (0.0, 1.0)
 
+    def sweep(self) -> bool:
+        """Fix what the last sweep found and begin the next. False after a sweep that met no further layer."""
+        if self.found is not None:
+            layer, total, squares, count = self.found
+            mean = total / count
+            self.fixed[layer] = mean, (squares / count - mean.square()).clamp_min(0)
+        again = self.found is not None or not self.searching
+        self.found, self.searching = None, again
+        return again
+
+    def end(self) -> None:
+        """Fix what the last sweep found and search no more."""
+        self.sweep()
+        self.searching = False
+
     def place(self, rows: tuple[float, float], columns: tuple[float, float]) -> None:
-        """The part of the next tile that counts, as shares of its height and width."""
+        """The part of the next tile that counts, as shares of its height and width: no pixel counts twice."""
         self.rows, self.columns = rows, columns
 
-    def next_pass(self) -> None:
-        """Mean and variance per channel of what was seen since the last call."""
-        self.fixed = {
-            key: (total / count, (squares / count - (total / count).square()).clamp_min(0))
-            for key, (total, squares, count) in self.sums.items()
-            if count
-        }
-        self.sums = {}
-
     def normalise(self, layer: nn.Module, x: Tensor, eps: float) -> Tensor:
-        """(x - mean) / sqrt(var + eps) with the shared statistics, or in the first pass with each tile's own."""
+        """(x - mean) / sqrt(var + eps) with the shared statistics, or each tile's own; `Enough` where the layer is the
+        one that is searched for.
+        """
+        if id(layer) in self.fixed:
+            mean, var = (t.to(x.dtype).view(1, -1, 1, 1) for t in self.fixed[id(layer)])
+            return (x - mean) * (var + eps).rsqrt()
+        if not self.searching:
+            return torch.zeros_like(x) if x.shape[2] * x.shape[3] == 1 else F.instance_norm(x, eps=eps)
         top, bottom = (round(share * x.shape[2]) for share in self.rows)
         left, right = (round(share * x.shape[3]) for share in self.columns)
         wide = x[:, :, top:bottom, left:right].double()
-        total, squares, count = self.sums.get(id(layer), (0.0, 0.0, 0))
-        seen = (total + wide.sum((0, 2, 3)), squares + wide.square().sum((0, 2, 3)), count + wide.numel() // x.shape[1])
-        self.sums[id(layer)] = seen
-        if id(layer) not in self.fixed:
-            return F.instance_norm(x, eps=eps)
-        mean, var = (t.to(x.dtype).view(1, -1, 1, 1) for t in self.fixed[id(layer)])
-        return (x - mean) * (var + eps).rsqrt()
+        _, total, squares, count = self.found or (0, 0.0, 0.0, 0)
+        more = wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), wide.numel() // x.shape[1]
+        self.found = id(layer), total + more[0], squares + more[1], count + more[2]
+        raise Enough
 
 
 _shared: ContextVar[Shared | None] = ContextVar("shared", default=None)

@@ -281,7 +281,7 @@ class GauGAN(Translator):
         *,
         tile: int,
         overlap: int = -1,
-        passes: int = 2,
+        passes: int = -1,
         direction: str = "a-to-b",
         seed: int = 0,
         style: Tensor | None = None,

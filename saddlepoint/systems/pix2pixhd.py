@@ -578,7 +578,7 @@ class Pix2PixHD(Translator):
         *,
         tile: int,
         overlap: int = -1,
-        passes: int = 2,
+        passes: int = -1,
         direction: str = "a-to-b",
         seed: int = 0,
         instance: Tensor | None = None,

@@ -7,9 +7,9 @@ its data in buffers, which a checkpoint carries.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from saddlepoint.game import Game, Round, Stage, keyed_generator
 from saddlepoint.layers.latent import dtype_of
 from saddlepoint.layers.translation import (
     BatchNorm,
+    Enough,
     NLayerDiscriminator,
     Noise,
     PixelDiscriminator,
@@ -186,7 +187,7 @@ class Translator(Game):
         *,
         tile: int,
         overlap: int = -1,
-        passes: int = 2,
+        passes: int = -1,
         direction: str = "a-to-b",
         seed: int = 0,
     ) -> Tensor:
@@ -194,7 +195,8 @@ class Translator(Game):
 
         overlap: of neighbouring tiles in pixels; -1 takes twice as far as an output pixel sees and a little to blend
         over, at most half a tile: then nothing of a tile's own border is used. Norm layers share their statistics: each
-        of `passes` passes over the tiles before the last makes one more layer exact; 0 lets every tile have its own.
+        of `passes` passes over the tiles before the last, which goes as far as that layer, makes one more exact; -1 is
+        a pass for every layer, 0 lets every tile have its own.
         """
         if direction not in self.directions:
             raise unknown("direction", direction, self.directions)
@@ -225,17 +227,19 @@ class Translator(Game):
         shared = Shared() if passes and not self._running_norm() else None
         made = torch.zeros(channels, *sides)
         with self.evaluating(), self._test_norm(), sharing(shared):
-            for last in (*(False for _ in range(passes if shared is not None else 0)), True):
-                for row, column in ((r, c) for r in rows for c in columns):
-                    if shared is not None:
-                        shared.place(row.inside(multiple), column.inside(multiple))
-                    high, wide = row.stop - row.start, column.stop - column.start
-                    y = make(row, column)[0, :, :high, :wide].float().cpu()
-                    if last:
-                        weight = row.weight(high, soft)[:, None] * column.weight(wide, soft)
-                        made[:, row.start : row.stop, column.start : column.stop] += weight * y
-                if shared is not None and not last:
-                    shared.next_pass()
+            while shared is not None and passes and shared.sweep():
+                for row, column in product(rows, columns):
+                    shared.place(row.inside(multiple), column.inside(multiple))
+                    with suppress(Enough):
+                        make(row, column)
+                passes -= 1
+            if shared is not None:
+                shared.end()
+            for row, column in product(rows, columns):
+                high, wide = row.stop - row.start, column.stop - column.start
+                y = make(row, column)[0, :, :high, :wide].float().cpu()
+                weight = row.weight(high, soft)[:, None] * column.weight(wide, soft)
+                made[:, row.start : row.stop, column.start : column.stop] += weight * y
         return made
 
     def _running_norm(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from saddlepoint.errors import UserError
 from saddlepoint.game import Game
 from saddlepoint.layers.translation import (
     Dropout,
+    Enough,
     InstanceNorm,
     NLayerDiscriminator,
     ResnetGenerator,
@@ -282,13 +284,41 @@ class TestUse:
     def test_tiles_may_share_statistics(self) -> None:
         layers = nn.Sequential(InstanceNorm(2), nn.Tanh(), InstanceNorm(2))
         x = torch.randn(1, 2, 8, 8).cumsum(3)
-        whole, halves, shared = layers(x), x.split(4, 3), Shared()
-        for _ in range(2):  # as many passes as layers
-            with sharing(shared):
-                for half in halves:
-                    layers(half)
-            shared.next_pass()
+        whole, halves, shared, sweeps = layers(x), x.split(4, 3), Shared(), 0
         with sharing(shared):
+            while shared.sweep():
+                sweeps += 1
+                for half in halves:
+                    with suppress(Enough):
+                        layers(half)
+            shared.end()
             joined = torch.cat([layers(half) for half in halves], 3)
+        assert sweeps == 3, "two layers, and one sweep that finds no third"
         assert torch.allclose(joined, whole, atol=1e-5)
         assert not torch.allclose(torch.cat([layers(half) for half in halves], 3), whole, atol=0.1)
+
+    def test_the_first_layers_alone_are_exact_and_the_rest_is_each_tiles_own(self) -> None:
+        layers = nn.Sequential(InstanceNorm(2), nn.Tanh(), InstanceNorm(2))
+        x = torch.randn(1, 2, 8, 8).cumsum(3)
+        halves, shared = x.split(4, 3), Shared()
+        with sharing(shared):
+            assert shared.sweep()
+            for half in halves:
+                with pytest.raises(Enough):
+                    layers(half)
+            shared.end()
+            found = [layers(half) for half in halves]
+        for part, first in zip(found, layers[0](x).tanh().split(4, 3), strict=True):
+            torch.testing.assert_close(part, layers[2](first))
+
+    def test_a_part_that_counts_twice_counts_once(self) -> None:
+        layer, shared = InstanceNorm(1), Shared()
+        x = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 2, 6)
+        with sharing(shared):
+            shared.sweep()
+            for part, columns in ((x[..., :4], (0.0, 0.75)), (x[..., 2:], (0.25, 1.0))):
+                shared.place((0.0, 1.0), columns)
+                with suppress(Enough):
+                    layer(part)
+            shared.end()
+            torch.testing.assert_close(layer(x), InstanceNorm(1)(x))
