@@ -177,6 +177,13 @@ class TestAppearances:
         (folder / "state.json").write_text(json.dumps(state))
         assert appearances._kept(folder) is None
 
+    def test_the_examples_are_whole_and_never_mirrored(self, data: Path, tmp_path: Path) -> None:
+        run = made(tmp_path / "mirrored", "pix2pixhd", {**HD, "mirror": True, "load_size": 40, "data": str(data)})
+        found = torch.cat([batch["image"] for batch in appearances._examples(run)])
+        stored = {tuple(scene(index)[2].transpose(2, 0, 1).ravel().tolist()) for index in range(4)}
+        pictures = ((found + 1) * 127.5).round().to(torch.uint8)
+        assert {tuple(picture.flatten().tolist()) for picture in pictures} == stored
+
     def test_training_ends_with_them_and_they_go_out_with_the_run(self, data: Path, tmp_path: Path) -> None:
         from safetensors.torch import load_file
 
