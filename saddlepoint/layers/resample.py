@@ -374,8 +374,8 @@ def filtered_lrelu(
     ux, uy = pair(up, "up")
     x = x if b is None else x + b.to(x.dtype)[:, None, None]
     x = upfirdn2d(x, fu, up=up, padding=padding, flip=flip, gain=ux * uy)
-    if (slope, gain) != (1, 1):
-        x = F.leaky_relu(x, slope).mul_(gain)  # in place, and no less differentiable: leaky ReLU keeps its input
+    if slope != 1:
+        x = F.leaky_relu(x, slope)
     if clamp is not None:
-        x = x.clamp(-clamp, clamp)
-    return upfirdn2d(x, fd, down=down, flip=flip)
+        x = x.clamp(-clamp / gain, clamp / gain)
+    return upfirdn2d(x, fd, down=down, flip=flip, gain=gain)  # the filter carries the gain: a pass less at the high rate
