@@ -378,4 +378,4 @@ def filtered_lrelu(
         x = F.leaky_relu(x, slope)
     if clamp is not None:
         x = x.clamp(-clamp / gain, clamp / gain)
-    return upfirdn2d(x, fd, down=down, flip=flip, gain=gain)  # the filter carries the gain: a pass less at the high rate
+    return upfirdn2d(x, fd, down=down, flip=flip, gain=gain)  # the gain rides on the filter: a pass less up there
