@@ -47,8 +47,6 @@ class Pix2PixHDRecipe(TranslationRecipe):
     """The encoder's feature maps next to the image (nef)."""
     e_downs: int = 4
     """Halvings in the encoder."""
-    e_norm: Literal["as-norm", "instance", "batch", "none"] = "as-norm"
-    """Normalisation in the encoder; as-norm, published, is that of the generator."""
     clusters: int = 10
     """Appearances per class that are kept to choose from: K-means over the features of the training set."""
     d_network: Annotated[Literal["patch", "pixel"], tyro.conf.Suppress] = "patch"
@@ -145,10 +143,8 @@ def tiny() -> Pix2PixHDRecipe:
 
 
 def tiny_features() -> Pix2PixHDRecipe:
-    """The small one with 3 numbers per object; wants a set with instances. The encoder has no norms: instance norm
-    takes out of what colour a picture is, which is most of an object's look.
-    """
-    return replace(tiny(), instances=True, features=3, e_norm="none")
+    """The small one with 3 numbers per object; wants a set with instances."""
+    return replace(tiny(), instances=True, features=3)
 
 
 def tiny_local() -> Pix2PixHDRecipe:

@@ -322,8 +322,7 @@ class Pix2PixHD(Translator):
         self.discriminator = _initialised(judge, recipe)
         self.encoder: nn.Module | None = None
         if recipe.features:
-            norm = recipe.norm if recipe.e_norm == "as-norm" else recipe.e_norm
-            encoder = Encoder(gives, recipe.features, recipe.e_width, recipe.e_downs, norm)
+            encoder = Encoder(gives, recipe.features, recipe.e_width, recipe.e_downs, recipe.norm)
             self.encoder = _initialised(encoder, recipe)
         self.vgg: VGG19 | Lite0 | None = None
         if recipe.vgg and self.device.type != "meta":
