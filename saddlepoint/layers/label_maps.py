@@ -131,6 +131,3 @@ def clustered(table: Mapping[int, Tensor], clusters: int = 10, smallest: float =
             found = KMeans(count, n_init=10, random_state=0).fit(large).cluster_centers_
             centres[kind] = torch.from_numpy(found).to(rows.dtype)
     return centres
-
-
-# ---- the game

@@ -372,6 +372,8 @@ def filtered_lrelu(
     (arXiv:2106.12423, section 3.2, figure 4b). padding is that of the upsampling, at the upsampled rate.
     """
     ux, uy = pair(up, "up")
+    if gain <= 0 or (clamp is not None and clamp < 0):
+        raise UserError(f"filtered_lrelu has gain={gain}, clamp={clamp}; expected a gain above 0, a clamp from 0 on.")
     x = x if b is None else x + b.to(x.dtype)[:, None, None]
     x = upfirdn2d(x, fu, up=up, padding=padding, flip=flip, gain=ux * uy)
     if slope != 1:

@@ -64,38 +64,34 @@ class Enough(Exception):  # noqa: N818, a signal and no error
 class Shared:
     """Statistics that the tiles of one picture share, so that no seam shows where each would have its own.
 
-    One sweep over the tiles finds the statistics of one layer, in the order of the network: those before it are exact
+    One pass over the tiles finds the statistics of one layer, in the order of the network: those before it are exact
     by then. A layer without shared statistics takes each tile's own. (To guess a layer's statistics while those before
     it still change is worse than no sharing: the guesses fit no tile.)
 
-        while shared.sweep():           # the next layer
+        again = True
+        while again:
             for tile in tiles:
                 shared.place(rows, columns)
                 with suppress(Enough):
-                    network(tile)
-        network(tile)                   # with what was found
+                    network(tile)       # comes to its end in the last pass, when all is known
+            again = shared.next_pass()
     """
 
     def __init__(self) -> None:
         self.fixed: dict[int, tuple[Tensor, Tensor]] = {}
         self.found: tuple[int, Tensor, Tensor, int] | None = None  # layer, sum, sum of squares, pixels
-        self.searching = False
+        self.searching = True
         self.rows, self.columns = (0.0, 1.0), (0.0, 1.0)
 
-    def sweep(self) -> bool:
-        """Fix what the last sweep found and begin the next. False after a sweep that met no further layer."""
-        if self.found is not None:
-            layer, total, squares, count = self.found
-            mean = total / count
-            self.fixed[layer] = mean, (squares / count - mean.square()).clamp_min(0)
-        again = self.found is not None or not self.searching
-        self.found, self.searching = None, again
-        return again
-
-    def end(self) -> None:
-        """Fix what the last sweep found and search no more."""
-        self.sweep()
-        self.searching = False
+    def next_pass(self, search: bool = True) -> bool:
+        """Fix what the last pass found; search: for one layer more. False where it found none: it was the last."""
+        if self.found is None:
+            return False
+        layer, total, squares, count = self.found
+        mean = total / count
+        self.fixed[layer] = mean, (squares / count - mean.square()).clamp_min(0)
+        self.found, self.searching = None, search
+        return True
 
     def place(self, rows: tuple[float, float], columns: tuple[float, float]) -> None:
         """The part of the next tile that counts, as shares of its height and width: no pixel counts twice."""

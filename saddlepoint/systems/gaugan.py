@@ -5,8 +5,8 @@ it into every block, so that no norm washes it out. The generator starts from th
 an encoder finds in a reference picture. Official code: NVlabs/SPADE. Where we differ:
 - one step of the power iteration is made before training begins, so that an untrained network samples sensibly;
 - statistics and spectral vectors are written once a move;
-- the perceptual term needs VGG19's weights, which are given as a file: without it there is no such term, and training
-  says so once;
+- the perceptual term needs VGG19's weights, which are given as a file, or takes EfficientNet-Lite0 in their place;
+  without either there is no such term, and training says so once;
 - where instances are asked for and the data have none, the edges are those between classes;
 - a generator with a style start paints other sizes too, its first maps resized.
 """

@@ -274,6 +274,7 @@ def feature_matching(fake: list[list[Tensor]], real: list[list[Tensor]], n_layer
     return scale * torch.stack(terms).sum()
 
 
+# ---- the game
 def _initialised(module: nn.Module, recipe: Pix2PixHDRecipe) -> nn.Module:
     """First weights as published: biases of convolutions keep torch's."""
     biases = {

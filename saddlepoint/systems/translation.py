@@ -227,19 +227,18 @@ class Translator(Game):
         shared = Shared() if passes and not self._running_norm() else None
         made = torch.zeros(channels, *sides)
         with self.evaluating(), self._test_norm(), sharing(shared):
-            while shared is not None and passes and shared.sweep():
+            again = True
+            while again:
                 for row, column in product(rows, columns):
-                    shared.place(row.inside(multiple), column.inside(multiple))
-                    with suppress(Enough):
-                        make(row, column)
+                    if shared is not None:
+                        shared.place(row.inside(multiple), column.inside(multiple))
+                    high, wide = row.stop - row.start, column.stop - column.start
+                    with suppress(Enough):  # before the last pass
+                        y = make(row, column)[0, :, :high, :wide].float().cpu()
+                        weight = row.weight(high, soft)[:, None] * column.weight(wide, soft)
+                        made[:, row.start : row.stop, column.start : column.stop] += weight * y
                 passes -= 1
-            if shared is not None:
-                shared.end()
-            for row, column in product(rows, columns):
-                high, wide = row.stop - row.start, column.stop - column.start
-                y = make(row, column)[0, :, :high, :wide].float().cpu()
-                weight = row.weight(high, soft)[:, None] * column.weight(wide, soft)
-                made[:, row.start : row.stop, column.start : column.stop] += weight * y
+                again = shared is not None and shared.next_pass(search=passes != 0)
         return made
 
     def _running_norm(self) -> bool:

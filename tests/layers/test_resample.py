@@ -297,3 +297,15 @@ def test_the_official_operators(parity: Path, system: str) -> None:
             error = float((ours.detach() - theirs).abs().max()) / max(float(theirs.abs().max()), 1e-3)
             assert ours.shape == theirs.shape and error <= tolerance, f"{name}: {error:.1e}"
     assert len(seen) == (5 if system == "stylegan2" else 1) and math.isfinite(tolerance)
+
+
+@pytest.mark.parametrize("options", [{"gain": 0.0}, {"gain": -1.0}, {"clamp": -0.1}])
+def test_a_filtered_leaky_relu_refuses_what_has_no_meaning(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="expected a gain above 0"):
+        filtered_lrelu(torch.zeros(1, 1, 4, 4), **options)
+
+
+def test_gain_comes_before_the_clamp_and_after_the_slope() -> None:
+    x = torch.tensor([[[[-4.0, -1.0, 1.0, 4.0]]]])
+    y = filtered_lrelu(x, gain=2.0, slope=0.5, clamp=3.0)
+    torch.testing.assert_close(y, torch.tensor([[[[-3.0, -1.0, 2.0, 3.0]]]]))

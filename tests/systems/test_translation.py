@@ -284,16 +284,16 @@ class TestUse:
     def test_tiles_may_share_statistics(self) -> None:
         layers = nn.Sequential(InstanceNorm(2), nn.Tanh(), InstanceNorm(2))
         x = torch.randn(1, 2, 8, 8).cumsum(3)
-        whole, halves, shared, sweeps = layers(x), x.split(4, 3), Shared(), 0
+        whole, halves, shared, found = layers(x), x.split(4, 3), Shared(), []
         with sharing(shared):
-            while shared.sweep():
-                sweeps += 1
+            for _ in range(3):
+                assert not found, "nothing comes out before the last pass"
                 for half in halves:
                     with suppress(Enough):
-                        layers(half)
-            shared.end()
-            joined = torch.cat([layers(half) for half in halves], 3)
-        assert sweeps == 3, "two layers, and one sweep that finds no third"
+                        found.append(layers(half))
+                again = shared.next_pass()
+        assert not again, "two layers, and a pass that finds no third"
+        joined = torch.cat(found, 3)
         assert torch.allclose(joined, whole, atol=1e-5)
         assert not torch.allclose(torch.cat([layers(half) for half in halves], 3), whole, atol=0.1)
 
@@ -302,11 +302,10 @@ class TestUse:
         x = torch.randn(1, 2, 8, 8).cumsum(3)
         halves, shared = x.split(4, 3), Shared()
         with sharing(shared):
-            assert shared.sweep()
             for half in halves:
                 with pytest.raises(Enough):
                     layers(half)
-            shared.end()
+            assert shared.next_pass(search=False)
             found = [layers(half) for half in halves]
         for part, first in zip(found, layers[0](x).tanh().split(4, 3), strict=True):
             torch.testing.assert_close(part, layers[2](first))
@@ -315,10 +314,9 @@ class TestUse:
         layer, shared = InstanceNorm(1), Shared()
         x = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 2, 6)
         with sharing(shared):
-            shared.sweep()
             for part, columns in ((x[..., :4], (0.0, 0.75)), (x[..., 2:], (0.25, 1.0))):
                 shared.place((0.0, 1.0), columns)
                 with suppress(Enough):
                     layer(part)
-            shared.end()
+            shared.next_pass(search=False)
             torch.testing.assert_close(layer(x), InstanceNorm(1)(x))
